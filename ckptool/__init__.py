@@ -1,0 +1,1 @@
+"""Checkpoint surgery and conversion for PyTorch detectors."""

@@ -1,0 +1,189 @@
+"""Reading bytes: the only module that opens a file to read it.
+
+Positional reads on one descriptor, never a memory map: a file that is cut short under way gives a
+short read, which is an error here, where a map would give SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import Protocol
+
+from ckptool.errors import CkptError, FormatError, quoted
+
+BLOCK = 1 << 22
+
+
+class Readable(Protocol):
+    """Bytes by position; `verified` remembers the offsets of records with a right checksum."""
+
+    path: str
+    size: int
+    verified: set[int]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; FormatError if the data ends before."""
+
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+        """The bytes of a range, in order, at most `step` at a time."""
+
+
+class ByteFile:
+    """An open regular file: its path, its size in bytes, and positional reads of it."""
+
+    __slots__ = ("_descriptor", "_identity", "path", "size", "verified")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._descriptor = -1
+        self.path = os.fspath(path)
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+        try:
+            self._descriptor = os.open(self.path, flags)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.path, error) from None
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise CkptError(
+                f"{quoted(self.path)}: found {_kind(status.st_mode)}, wanted a regular file",
+                code="file.kind",
+            )
+        self.size = status.st_size
+        self._identity = _identity(status)
+        # Offsets of the records whose checksum was already found right: each is checked once.
+        self.verified: set[int] = set()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; a later read raises."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def fileno(self) -> int:
+        """The descriptor, for a copy inside the kernel."""
+        return self._descriptor
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; FormatError if the file ends before."""
+        data = os.pread(self._descriptor, length, offset)
+        if len(data) == length:
+            return data
+        parts = [data]
+        have = len(data)
+        while data and have < length:
+            data = os.pread(self._descriptor, length - have, offset + have)
+            parts.append(data)
+            have += len(data)
+        if have < length:
+            raise _ends_early(offset, have, length)
+        return b"".join(parts)
+
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+        """The bytes of a range, in order, at most `step` at a time."""
+        end = offset + length
+        while offset < end:
+            size = min(step, end - offset)
+            yield self.read(offset, size)
+            offset += size
+
+    def check_unchanged(self) -> None:
+        """Raise if the file was written to, cut or replaced since it was opened."""
+        if _identity(os.fstat(self._descriptor)) != self._identity:
+            raise CkptError(
+                f"{quoted(self.path)}: the file changed while it was read", code="file.changed"
+            )
+
+
+class MemoryFile:
+    """Bytes that are in memory already, read like a file: what lies inside another format."""
+
+    __slots__ = ("_data", "path", "size", "verified")
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self._data = data
+        self.path = path
+        self.size = len(data)
+        self.verified: set[int] = set()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`; FormatError if the data ends before."""
+        data = self._data[offset : offset + length]
+        if len(data) < length:
+            raise _ends_early(offset, len(data), length)
+        return data
+
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+        """The bytes of a range in one piece."""
+        yield self.read(offset, length)
+
+
+def sibling(path: str, name: str) -> str:
+    """The path of a file in the same folder, whose name another file gives.
+
+    Raises: FormatError for a name that is not a plain one, or a link that leads out of the folder
+    (but for the cache of huggingface_hub, where links stay inside one `models--…` tree).
+    """
+    if (
+        name in ("", ".", "..")
+        or name[0] == "-"
+        or not name.isprintable()
+        or set(name) & set("/\\:")
+    ):
+        raise FormatError(
+            f"{quoted(name)} is not a plain file name: it could lead out of the folder",
+            code="index.path",
+        )
+    folder = os.path.dirname(path)
+    found = os.path.join(folder, name)
+    real, home = os.path.realpath(found), os.path.realpath(folder)
+    if os.path.dirname(real) != home:
+        tree = next((part for part in home.split(os.sep) if part.startswith("models--")), None)
+        inside = tree and real.startswith(home[: home.index(tree) + len(tree)] + os.sep)
+        if not inside:
+            raise FormatError(
+                f"{quoted(name)} is a link that leads out of the folder", code="index.path"
+            )
+    return found
+
+
+def names_in(folder: str) -> list[str]:
+    """The sorted names in a folder; CkptError if it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _ends_early(offset: int, have: int, length: int) -> FormatError:
+    return FormatError(
+        f"at byte {offset:,}: found {have:,} bytes, wanted {length:,}: the file ends early",
+        code="format.truncated",
+    )
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _kind(mode: int) -> str:
+    kinds = (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    return next((name for test, name in kinds if test(mode)), "a special file")
+
+
+def _unreadable(path: str, error: Exception) -> CkptError:
+    if isinstance(error, FileNotFoundError):
+        return CkptError(f"{quoted(path)}: no such file", code="file.missing")
+    if isinstance(error, PermissionError):
+        return CkptError(f"{quoted(path)}: no permission to read it", code="file.permission")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return CkptError(f"{quoted(path)}: cannot be opened: {reason}", code="file.unreadable")

@@ -1,0 +1,170 @@
+"""What is not a checkpoint, recognised by its first bytes: one sentence on what it is, what to do.
+
+Source: the magic numbers of each format; the git-lfs pointer specification v1.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ckptool.errors import CkptError, FormatError, NotACheckpointError, UnsupportedError, quoted
+from ckptool.files import Readable
+from ckptool.formats.darknet import plausible
+from ckptool.formats.nodes import PersistentId
+from ckptool.formats.pickle_vm import load
+from ckptool.formats.rebuild import storage_reference
+
+_UNPACK = "unpack it, then try the file inside"
+_MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
+    (b"\x1f\x8b", "gzip data", "gunzip it, then try the file inside"),
+    (b"BZh", "bzip2 data", "bunzip2 it, then try the file inside"),
+    (b"\xfd7zXZ\0", "xz data", "unxz it, then try the file inside"),
+    (b"\x28\xb5\x2f\xfd", "zstd data", "unzstd it, then try the file inside"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!", "a rar archive", _UNPACK),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes", "convert it with the framework it is from"),
+    (b"GGUF", "a GGUF file of llama.cpp", None),
+    (b"\x93NUMPY", "a single numpy array", None),
+    (b"%PDF", "a PDF", None),
+    (b"\x89PNG", "a PNG picture", None),
+    (b"\xff\xd8\xff", "a JPEG picture", None),
+    (b"\x7fELF", "a program or shared library", None),
+)
+
+
+def explain(head: bytes, file: Readable) -> CkptError:
+    """The error that says what a file is which no reader recognises."""
+    if not file.size:
+        return _not("the file is empty", "download or save it again", "empty")
+    if head.startswith(b"version https://git-lfs"):
+        return _lfs_pointer(head)
+    for magic, what, hint in _MAGIC:
+        if head.startswith(magic):
+            return _not(f"this is {what}", hint, "foreign")
+    if head[4:8] == b"TFL3":
+        return _not("this is a TensorFlow Lite model", None, "foreign")
+    if head[257:262] == b"ustar":
+        return _not("this is a tar archive", _UNPACK, "foreign")
+    if head[:1] == b"\x08" and re.search(rb"onnx|pytorch|\x12.{0,40}(?:ir_version|graph)", head):
+        return _not("this is an ONNX model, a graph and not a checkpoint", None, "foreign")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if text.startswith(b"<"):
+        return _web_page(text)
+    if text.startswith((b"{", b"[")):
+        return _json(text)
+    if plausible(head, file) and file.size % 4 == 0:
+        return UnsupportedError(
+            "this could be a darknet file: it starts like one, but nothing in it says so",
+            hint="name it something.weights, or say which network: --arch yolov4",
+            code="unsupported.darknet",
+        )
+    if _is_text(head):
+        line = str(head.split(b"\n", 1)[0], "utf-8", "replace")
+        return _not(f"this is text: {quoted(line, 80)}", "download the file again", "text")
+    return _not(
+        f"no known format; it starts with the bytes {head[:8].hex(' ')}",
+        "ckptool reads .pth .pt .ckpt .bin .safetensors .pkl and darknet .weights",
+        "unknown",
+    )
+
+
+def explain_zip(file: Readable) -> FormatError | None:
+    """For a zip archive without an end record: how much of it is missing, as far as it says."""
+    tail = file.read(max(0, file.size - 65_600), min(file.size, 65_600))
+    if b"PK\x05\x06" in tail:
+        return None
+    missing = _missing_storages(file)
+    return FormatError(
+        "the zip archive is cut short: it has no end record"
+        + (f", and at least {missing:,} bytes of its storages are missing" if missing > 0 else ""),
+        hint="download or copy the file again",
+        code="format.truncated",
+    )
+
+
+def explain_folder(path: str, names: list[str]) -> CkptError:
+    """The error that says what a folder is, from the names in it."""
+    shown = quoted(path)
+    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+        return UnsupportedError(
+            f"{shown}: a torch.distributed.checkpoint folder, one file per rank",
+            hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER out.pth",
+            code="unsupported.dcp",
+        )
+    if any(name.startswith(("zero_pp_rank_", "mp_rank_", "global_step")) for name in names):
+        return UnsupportedError(
+            f"{shown}: a DeepSpeed folder, its weights split over ranks",
+            hint="python zero_to_fp32.py FOLDER out.pth  (DeepSpeed puts the script in the folder)",
+            code="unsupported.deepspeed",
+        )
+    if "saved_model.pb" in names or any(name.endswith(".index") for name in names):
+        return UnsupportedError(
+            f"{shown}: a TensorFlow checkpoint, which is not read",
+            hint="export its variables to .npz with TensorFlow",
+            code="unsupported.tensorflow",
+        )
+    return NotACheckpointError(
+        f"{shown}: a folder without an index of shards",
+        hint="name the checkpoint file inside it",
+        code="not-a-checkpoint.folder",
+    )
+
+
+def _missing_storages(file: Readable) -> int:
+    """The bytes of the storages that the pickle at the archive's start wants and the file lacks."""
+    head = file.read(0, min(file.size, 1 << 24))
+    name_size, extra_size = (int.from_bytes(head[at : at + 2], "little") for at in (26, 28))
+    start = 30 + name_size + extra_size
+    if not head[30 : 30 + name_size].endswith(b"/data.pkl"):
+        return 0
+    try:
+        pickle = load(head, start)
+        storages = {}
+        for node in pickle.persistent:
+            if isinstance(node, PersistentId):
+                key, dtype, numel, _ = storage_reference(node)
+                storages[key] = numel * (dtype.itemsize if dtype else 1)
+    except FormatError:
+        return 0
+    return pickle.end + sum(storages.values()) - file.size
+
+
+def _lfs_pointer(head: bytes) -> NotACheckpointError:
+    fields = dict(line.split(" ", 1) for line in str(head, "latin-1").splitlines() if " " in line)
+    return _not(
+        f"this is a git-lfs pointer, not the file: it points to {quoted(fields.get('oid', '?'))} "
+        f"of {quoted(fields.get('size', '?'))} bytes",
+        "git lfs pull",
+        "git-lfs",
+    )
+
+
+def _web_page(text: bytes) -> NotACheckpointError:
+    match = re.search(rb"<title[^>]*>([^<]*)", text, re.IGNORECASE)
+    title = f" with the title {quoted(str(match[1].strip(), 'utf-8', 'replace'))}" if match else ""
+    return _not(
+        f"this is a web page{title}: the download went wrong",
+        "download it again; a page that asks for a login or a confirmation was saved instead",
+        "html",
+    )
+
+
+def _json(text: bytes) -> NotACheckpointError:
+    line = str(text[:80], "utf-8", "replace")
+    return _not(
+        f"this is JSON text: {quoted(line)}",
+        "if a server answered with an error, download the file again",
+        "json",
+    )
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+
+
+def _not(message: str, hint: str | None, kind: str) -> NotACheckpointError:
+    return NotACheckpointError(message, hint=hint, code=f"not-a-checkpoint.{kind}")

@@ -1,0 +1,113 @@
+"""What the globals that a pickle names would have done: labels for the reader, never a filter.
+
+Safety does not rest on this table: no global is ever resolved. Source of the names: what torch,
+numpy and Python's own classes write into checkpoints (torch 2.15, numpy 2), and the modules that
+public advisories on pickle loaders name as reaching a shell, a file, the network or the importer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptool.checkpoint import GlobalName
+from ckptool.formats.nodes import Global
+
+_RUNS = "runs code"
+_FILES = "reaches files or other processes"
+_NETWORK = "reaches the network"
+_LOOKUP = "fetches any attribute or module by name"
+
+_MODULES = {
+    **dict.fromkeys(
+        "os posix nt ntpath posixpath subprocess pty commands shutil tempfile glob fileinput io "
+        "_io pathlib2 multiprocessing threading _thread asyncio concurrent signal mmap fcntl "
+        "sqlite3 zipfile tarfile zipimport platform uuid ctypes _ctypes cffi _posixsubprocess "
+        "popen2 dbm shelve linecache".split(),
+        _FILES,
+    ),
+    **dict.fromkeys(
+        "builtins __builtin__ runpy code codeop pickle _pickle cPickle marshal timeit trace pdb "
+        "bdb cProfile profile doctest types dis idlelib lib2to3 unittest test pip setuptools "
+        "distutils ensurepip venv site imp jit cloudpickle dill joblib numba cython pyximport "
+        "exec readline rlcompleter turtle tkinter _testcapi nose pytest faulthandler atexit "
+        "sched weakref torch.jit torch.hub torch.utils torch.fx torch.package torch._dynamo "
+        "torch._inductor torch.distributed numpy.testing numpy.f2py numpy.distutils pandas scipy "
+        "IPython ipykernel logging gc sys inspect".split(),
+        _RUNS,
+    ),
+    **dict.fromkeys(
+        "socket _socket ssl urllib urllib2 http httplib ftplib smtplib poplib imaplib telnetlib "
+        "nntplib xmlrpc webbrowser requests aiohttp httpx wsgiref cgi".split(),
+        _NETWORK,
+    ),
+    **dict.fromkeys(
+        "importlib pkgutil pydoc operator _operator functools _functools copyreg copy_reg "
+        "itertools string re sre".split(),
+        _LOOKUP,
+    ),
+}
+
+# Names inside those modules, and plain functions elsewhere, that only build a value.
+_HARMLESS = frozenset(
+    [
+        f"builtins.{name}"
+        for name in (
+            "set frozenset list dict tuple int float bool str bytes bytearray complex slice range "
+            "object Ellipsis NotImplemented"
+        ).split()
+    ]
+    + [
+        f"__builtin__.{name}"
+        for name in (
+            "set frozenset list dict tuple int long float bool str unicode bytes bytearray complex "
+            "slice range xrange object"
+        ).split()
+    ]
+    + "copyreg._reconstructor copy_reg._reconstructor collections.deque collections.defaultdict "
+    "types.SimpleNamespace types.MappingProxyType datetime.datetime datetime.date "
+    "datetime.timedelta datetime.timezone datetime.time decimal.Decimal fractions.Fraction "
+    "uuid.UUID _codecs.encode numpy.dtype numpy.ndarray".split()
+)
+_HARMLESS_MODULES = (
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "numpy.core.numeric",
+    "numpy._core.numeric",
+    "numpy.random",
+    "torch._utils",
+    "torch._tensor",
+    "torch.jit._pickle",
+    "torch.storage",
+    "__torch__",
+)
+_RECURSES = {"torch.storage._load_from_bytes": "loads another pickle"}
+
+
+def label(names: Iterable[Global]) -> tuple[GlobalName, ...]:
+    """The globals with what each would have done, in order, each once."""
+    found = {}
+    for item in names:
+        name = f"{item.module}.{item.name}"
+        found[name] = GlobalName(name, _danger(item.module, item.name))
+    return tuple(found.values())
+
+
+def _danger(module: str, name: str) -> str | None:
+    full = f"{module}.{name}"
+    if full in _RECURSES:
+        return _RECURSES[full]
+    if full in _HARMLESS or module.startswith(_HARMLESS_MODULES):
+        return None
+    # `os` with the name `path.join` is the same attribute as `os.path` with `join`.
+    parts = full.split(".")
+    for length in range(1, len(parts)):
+        reason = _MODULES.get(".".join(parts[:length]))
+        if reason and not (reason is _RUNS and _is_class(parts[-1]) and parts[0] == "torch"):
+            return reason
+    if module == "torch" or _is_class(parts[-1]):
+        return None
+    return "is called, and ckptool does not know it"
+
+
+def _is_class(name: str) -> bool:
+    return name.lstrip("_")[:1].isupper()

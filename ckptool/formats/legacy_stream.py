@@ -1,0 +1,157 @@
+"""The stream that torch wrote before 1.6: five pickles, then the storages one after another.
+
+It also occurs inside other pickles, once for every storage, where a model was dumped with
+`pickle.dump` (`torch.storage._load_from_bytes`).
+
+Source: `torch/serialization.py` (`_legacy_save`, `_legacy_load`; torch 2.15). The numbers are
+little-endian whatever the machine was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ckptool.dtypes import DType
+from ckptool.errors import FormatError, quoted
+from ckptool.files import MemoryFile, Readable
+from ckptool.formats.nodes import ListNode, Span, text
+from ckptool.formats.pickle_vm import Pickle, load
+from ckptool.formats.rebuild import storage_reference
+from ckptool.tensors import Record
+
+MAGIC = 0x1950A86A20F9469CFC6C
+PROTOCOL = 1001
+LARGEST_PICKLE = 1 << 28
+_FIRST_READ = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyStream:
+    """The object's pickle, the bytes it is in (from `base` in the file), and the storages.
+
+    `end` is the file offset behind the last storage.
+    """
+
+    pickle: Pickle
+    data: bytes
+    base: int
+    records: Mapping[str, Record]
+    end: int
+
+
+def parse(file: Readable, start: int, end: int) -> LegacyStream:
+    """The stream between two file offsets.
+
+    Raises: FormatError, also if the storages are cut short: the message counts what is missing.
+    """
+    size = _FIRST_READ
+    while True:
+        data = file.read(start, min(size, end - start))
+        try:
+            pickles = _pickles(data)
+            break
+        except FormatError as error:
+            whole = len(data) == end - start or len(data) >= LARGEST_PICKLE
+            if error.code != "pickle.truncated" or whole:
+                raise
+            size *= 4
+    body, keys = pickles[3:]
+    records, reached = _records(file, _keys(keys), _sizes(body), start + keys.end, end)
+    return LegacyStream(body, data, start, records, reached)
+
+
+def large_value(file: Readable, base: int | None, data: bytes, value: bytes | Span) -> Record:
+    """A bytes value of a pickle as a record; `base` is where `data` lies in the file, or None."""
+    if type(value) is Span:
+        size = value.stop - value.start
+        if base is not None:
+            return Record(file, base + value.start, size, size, name="pickled bytes")
+        value = data[value.start : value.stop]
+    assert isinstance(value, bytes)
+    return Record(MemoryFile(value, file.path), 0, len(value), len(value), name="pickled bytes")
+
+
+def nested_storage(outer: Record) -> tuple[Record, DType | None]:
+    """The one storage that a legacy stream inside a bytes value holds, and its element type."""
+    stream = parse(outer.file, outer.offset, outer.offset + outer.nbytes)
+    key, dtype, numel, _ = storage_reference(stream.pickle.root)
+    record = stream.records.get(key)
+    if record is None or record.nbytes != numel * (dtype.itemsize if dtype else 1):
+        raise FormatError("a nested storage is malformed", code="legacy.nested")
+    return record, dtype
+
+
+def _pickles(data: bytes) -> list[Pickle]:
+    """Magic number, protocol, system, object, keys; each right before the next."""
+    pickles: list[Pickle] = []
+    at = 0
+    for wanted in (MAGIC, PROTOCOL, None, None, None):
+        pickle = load(data, at)
+        if wanted is not None and (type(pickle.root) is not int or pickle.root != wanted):
+            raise FormatError(
+                f"at byte {at:,}: the legacy stream lacks its "
+                + ("magic number" if wanted == MAGIC else "protocol number 1001"),
+                code="legacy.magic",
+            )
+        at = pickle.end
+        pickles.append(pickle)
+    return pickles
+
+
+def _keys(pickle: Pickle) -> list[str]:
+    items = pickle.root.items if type(pickle.root) is ListNode else None
+    if type(pickle.root) is not ListNode:
+        raise FormatError("the legacy stream has no list of storage keys", code="legacy.keys")
+    keys = [text(item) for item in items or ()]
+    found = [key for key in keys if key is not None]
+    if len(found) < len(keys) or len(set(found)) < len(found):
+        raise FormatError("the list of storage keys is malformed", code="legacy.keys")
+    return found
+
+
+def _sizes(pickle: Pickle) -> dict[str, tuple[int, int]]:
+    """Number of elements and element size of every storage that the pickle refers to, by key."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for node in pickle.persistent:
+        if type(node.id) is tuple and node.id and text(node.id[0]) == "module":
+            continue  # source code of a class: text, never written or run
+        key, dtype, numel, _ = storage_reference(node)
+        size = (numel, dtype.itemsize if dtype else 1)
+        if sizes.setdefault(key, size) != size:
+            raise FormatError(
+                f"storage {quoted(key)} is referred to with two sizes", code="storage.size"
+            )
+    return sizes
+
+
+def _records(
+    file: Readable, keys: list[str], sizes: Mapping[str, tuple[int, int]], at: int, end: int
+) -> tuple[dict[str, Record], int]:
+    unknown = [key for key in keys if key not in sizes]
+    if unknown:
+        raise FormatError(
+            f"storage {quoted(unknown[0])} is listed, but no tensor says how large it is",
+            code="legacy.keys",
+        )
+    wanted = at + sum(8 + numel * itemsize for numel, itemsize in map(sizes.__getitem__, keys))
+    if wanted > end:
+        raise FormatError(
+            f"the file is cut short: {wanted - end:,} bytes of the storages are missing "
+            f"(found {end:,} bytes, wanted {wanted:,})",
+            code="format.truncated",
+        )
+    records = {}
+    for key in keys:
+        numel, itemsize = sizes[key]
+        found = int.from_bytes(file.read(at, 8), "little", signed=True)
+        if found != numel:
+            raise FormatError(
+                f"storage {quoted(key)} at byte {at:,}: found {found:,} elements, "
+                f"the pickle wants {numel:,}",
+                code="storage.size",
+            )
+        nbytes = numel * itemsize
+        records[key] = Record(file, at + 8, nbytes, nbytes, name=key)
+        at += 8 + nbytes
+    return records, at

@@ -1,0 +1,89 @@
+"""A sharded checkpoint: an index that says which file holds which tensor.
+
+Source: the `*.index.json` of transformers and huggingface_hub (2.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ckptool.checkpoint import Contents, Finding, GlobalName, Value, is_tree
+from ckptool.errors import CkptError, FormatError, listed, quoted
+from ckptool.files import ByteFile, Readable, sibling
+from ckptool.formats.flat import FlatTree
+from ckptool.formats.safetensors import parse_json
+from ckptool.tensors import LazyTensor
+
+NAME = "sharded"
+LARGEST_INDEX = 1 << 26
+
+
+def sniff(head: bytes, file: Readable) -> bool:
+    """Whether the file is JSON with a `weight_map`."""
+    if not head.lstrip().startswith(b"{") or file.size > LARGEST_INDEX:
+        return False
+    return b'"weight_map"' in file.read(0, file.size)
+
+
+def read(file: Readable, read_shard: Callable[[Readable], Contents]) -> Contents:
+    """The tensors of all shards as one mapping, in the index's order; only headers are read.
+
+    Raises: FormatError for a name that leads elsewhere, a missing or foreign shard, a tensor that
+    is not where the index says.
+    """
+    index = parse_json(file.read(0, file.size).strip(), "index.json", fractions=True)
+    places = _places(index)
+    shards = {name: _shard(file.path, name, read_shard) for name in dict.fromkeys(places.values())}
+    values: dict[str, Value] = {}
+    for key, name in places.items():
+        if key not in shards[name][1]:
+            raise _bad(f"{quoted(key)} is not in the shard {quoted(name)}")
+        values[key] = shards[name][1][key]
+    for name, (_, held) in shards.items():
+        foreign = [key for key in held if places.get(key) != name]
+        if foreign:
+            raise _bad(f"the shard {quoted(name)} holds {listed(foreign, 3)}, not in the index")
+    _check_total(index, values)
+    parts = [contents for contents, _ in shards.values()]
+    names: dict[GlobalName, None] = {name: None for part in parts for name in part.globals}
+    findings: dict[str, Finding] = {item.code: item for part in parts for item in part.findings}
+    return Contents(
+        f"{NAME} {parts[0].format if parts else 'nothing'}",
+        FlatTree(values),
+        tuple(names),
+        (Finding("shards", f"{len(shards):,} shards"), *findings.values()),
+        parts[0].metadata if parts else {},
+    )
+
+
+def _places(index: Mapping[str, Any]) -> dict[str, str]:
+    places = index.get("weight_map")
+    if type(places) is not dict or any(type(name) is not str for name in places.values()):
+        raise _bad("`weight_map` is not a map from keys to file names")
+    return places
+
+
+def _shard(
+    path: str, name: str, read_shard: Callable[[Readable], Contents]
+) -> tuple[Contents, dict[str, Value]]:
+    """A shard's contents and its tensors by key."""
+    try:
+        contents = read_shard(ByteFile(sibling(path, name)))
+    except CkptError as error:
+        raise error.located(f"shard {quoted(name)}") from None
+    root = contents.root
+    held = dict(root.items()) if is_tree(root) else {}
+    return contents, held
+
+
+def _check_total(index: Mapping[str, Any], values: Mapping[str, Value]) -> None:
+    metadata = index.get("metadata")
+    wanted = metadata.get("total_size") if type(metadata) is dict else None
+    found = sum(value.nbytes for value in values.values() if isinstance(value, LazyTensor))
+    if type(wanted) is int and wanted != found:
+        raise _bad(f"the tensors have {found:,} bytes, the index says {wanted:,}")
+
+
+def _bad(what: str) -> FormatError:
+    return FormatError(f"shard index: {what}", code="index.format")

@@ -1,0 +1,183 @@
+"""The zip format of torch >= 1.6, and TorchScript archives, of which only the tensors are read.
+
+Source: `torch/serialization.py` and `caffe2/serialize/inline_container.cc` (torch 2.15).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ckptool.checkpoint import Contents, Finding
+from ckptool.errors import FormatError, NotACheckpointError, UnsupportedError, listed, quoted
+from ckptool.files import Readable
+from ckptool.formats.foreign import explain_zip
+from ckptool.formats.globals import label
+from ckptool.formats.graph import value_of
+from ckptool.formats.legacy_stream import large_value, nested_storage
+from ckptool.formats.nodes import text
+from ckptool.formats.pickle_vm import Pickle, load
+from ckptool.formats.rebuild import Storages
+from ckptool.formats.zip_dir import Entry, read_directory
+from ckptool.tensors import Record
+
+NAME = "torch-zip"
+LARGEST_PICKLE = 1 << 28
+
+_KEY = re.compile(r"[0-9A-Za-z_]{1,64}")
+# Records that torch writes beside the pickle and its storages.
+_KNOWN = re.compile(
+    r"data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/[\w.]+|constants\.pkl"
+    r"|(?:data|constants|code|extra|attributes)/.+"
+)
+PROVENANCE = ".data/ckptool.json"
+
+
+def sniff(head: bytes, file: Readable) -> bool:
+    """Whether the file starts like a zip archive."""
+    return head.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def read(file: Readable) -> Contents:
+    """The archive's value; only the directory, the local headers and the pickle are read.
+
+    Raises: FormatError, NotACheckpointError for a zip archive of another kind.
+    """
+    try:
+        entries = read_directory(file)
+    except FormatError as error:
+        raise explain_zip(file) or error from None
+    root = next(iter(entries), "").partition("/")[0]
+    members = {name[len(root) + 1 :]: entry for name, entry in entries.items()}
+    if "data.pkl" not in members:
+        raise _not_torch(members)
+    script = "constants.pkl" in members
+    byteorder = _byteorder(file, members)
+    data = _content(file, members["data.pkl"], LARGEST_PICKLE)
+    pickle = load(data)
+    if pickle.end != len(data):
+        raise FormatError(
+            f"`data.pkl`: {len(data) - pickle.end:,} bytes after the pickle's end",
+            code="pickle.trailing",
+        )
+
+    def record(key: str, nbytes: int) -> Record:
+        entry = members.get(f"data/{key}") if _KEY.fullmatch(key) else None
+        if entry is None:
+            raise FormatError(
+                f"storage {quoted(key)} is not in the archive", code="storage.missing"
+            )
+        if entry.size != nbytes:
+            raise FormatError(
+                f"storage {quoted(key)}: found a record of {entry.size:,} bytes, "
+                f"the pickle wants {nbytes:,}",
+                code="storage.size",
+            )
+        return _record(file, entry, byteorder)
+
+    base = None if members["data.pkl"].deflated else members["data.pkl"].offset
+    storages = Storages(record, lambda value: large_value(file, base, data, value), nested_storage)
+    return Contents(
+        "torchscript" if script else NAME,
+        value_of(pickle.root, storages),
+        label(pickle.globals),
+        tuple(_findings(members, pickle, script)),
+        _provenance(file, members),
+    )
+
+
+def _record(file: Readable, entry: Entry, byteorder: str = "little") -> Record:
+    return Record(
+        file,
+        entry.offset,
+        entry.size,
+        entry.stored,
+        byteorder,
+        entry.crc,
+        entry.deflated,
+        entry.name,
+    )
+
+
+def _content(file: Readable, entry: Entry, largest: int) -> bytes:
+    """A whole record, its CRC checked; FormatError if it is larger than such a record may be."""
+    if entry.size > largest:
+        raise FormatError(
+            f"record {quoted(entry.name)} has {entry.size:,} bytes, wanted at most {largest:,}",
+            code="zip.record-size",
+        )
+    return b"".join(_record(file, entry).blocks())
+
+
+def _byteorder(file: Readable, members: Mapping[str, Entry]) -> str:
+    entry = members.get("byteorder")
+    if entry is None:
+        return "little"
+    found = _content(file, entry, 16)
+    if found not in (b"little", b"big"):
+        raise FormatError(
+            f"`byteorder` is {quoted(str(found, 'latin-1'))}, wanted `little` or `big`",
+            code="zip.byteorder",
+        )
+    return str(found, "ascii")
+
+
+def _not_torch(members: Mapping[str, Entry]) -> NotACheckpointError | UnsupportedError:
+    if "model.json" in members:
+        return UnsupportedError(
+            "a TorchScript archive of torch 1.0 to 1.3 (`model.json`), which is not read",
+            hint="load it with torch 1.4 or later and save it again",
+            code="unsupported.torchscript",
+        )
+    return NotACheckpointError(
+        f"a zip archive without `data.pkl`: it holds {listed(members, 3)}",
+        hint="a checkpoint written by torch.save has data.pkl; was it packed together with "
+        "other files? Then unpack it first",
+        code="not-a-checkpoint.zip",
+    )
+
+
+def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> list[Finding]:
+    findings = []
+    used = {
+        f"data/{text(node.id[2])}"
+        for node in pickle.persistent
+        if type(node.id) is tuple and len(node.id) > 2
+    }
+    unused = [name for name in members if name.startswith("data/") and name not in used]
+    if unused:
+        nbytes = sum(members[name].size for name in unused)
+        findings.append(
+            Finding(
+                "unused-records",
+                f"{len(unused):,} records of {nbytes:,} bytes belong to no tensor: "
+                f"{listed(unused, 3)}",
+            )
+        )
+    foreign = [name for name in members if not _KNOWN.fullmatch(name)]
+    if foreign:
+        findings.append(
+            Finding("foreign-records", f"records that torch does not write: {listed(foreign, 3)}")
+        )
+    if script:
+        code = [name for name in members if name.startswith("code/")]
+        findings.append(
+            Finding(
+                "torchscript",
+                f"a TorchScript archive: its tensors are read, its code ({len(code):,} files) "
+                "is not",
+            )
+        )
+    bare = [name for name, entry in members.items() if entry.crc is None]
+    if bare:
+        findings.append(
+            Finding("no-checksums", f"{len(bare):,} records have no CRC: damage cannot be seen")
+        )
+    return findings
+
+
+def _provenance(file: Readable, members: Mapping[str, Entry]) -> dict[str, str]:
+    entry = members.get(PROVENANCE)
+    if entry is None:
+        return {}
+    return {"ckptool": str(_content(file, entry, 1 << 26), "utf-8", "replace")}

@@ -1,0 +1,110 @@
+"""The state dict of a pickled `nn.Module`, rebuilt from its attributes without its class.
+
+Source: `torch/nn/modules/module.py` (`state_dict`, `_save_to_state_dict`; torch 2.15).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ckptool.checkpoint import Finding, Refused, Tree, Value, WeightSet, is_tree
+from ckptool.errors import FormatError, listed
+from ckptool.tensors import LazyTensor
+
+_PARTS = ("_parameters", "_buffers", "_modules")
+_LARGEST = 2_000_000  # keys; modules shared many times over could name more than a file can hold
+_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
+
+
+def module_parts(tree: Tree) -> Mapping[str, Value] | None:
+    """The attributes of a pickled module, None if the object is not one."""
+    attributes = dict(tree.attributes())
+    return attributes if all(is_tree(attributes.get(part)) for part in _PARTS) else None
+
+
+def salvage(name: str, tree: Tree) -> WeightSet:
+    """The weight set that `state_dict()` of the pickled module would give, in its order.
+
+    Raises: FormatError for a module that contains itself.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    refused: dict[str, Refused] = {}
+    classes: dict[str, None] = {}
+    hooked: dict[str, None] = {}
+    todo: list[tuple[str, Tree, frozenset[int]]] = [("", tree, frozenset())]
+    while todo:
+        prefix, module, above = todo.pop()
+        parts = module_parts(module)
+        if parts is None:
+            continue
+        if module.identity in above or len(above) > 200:
+            raise FormatError("a pickled module contains itself", code="salvage.cycle")
+        classes[module.type] = None
+        if any(_length(parts.get(hook)) for hook in _HOOKS):
+            hooked[module.type] = None
+        for key, value in _own(parts):
+            if isinstance(value, LazyTensor):
+                tensors[prefix + key] = value
+            elif isinstance(value, Refused):
+                refused[prefix + key] = value
+        if len(tensors) + len(refused) + len(todo) > _LARGEST:
+            raise FormatError("a pickled module has too many entries", code="salvage.size")
+        children = [
+            (f"{prefix}{key}.", child, above | {module.identity})
+            for key, child in _children(parts["_modules"])
+        ]
+        todo += reversed(children)
+    return WeightSet(
+        name,
+        tensors,
+        refused,
+        origin=tree.type,
+        findings=_findings(tree.type, list(classes), list(hooked)),
+    )
+
+
+def _own(parts: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
+    """A module's own parameters, then its persistent buffers."""
+    transient = parts.get("_non_persistent_buffers_set")
+    skipped = {value for _, value in _children_of(transient) if isinstance(value, str)}
+    yield from _children_of(parts["_parameters"])
+    for key, value in _children_of(parts["_buffers"]):
+        if key not in skipped:
+            yield key, value
+
+
+def _children_of(value: Value) -> Iterator[tuple[str, Value]]:
+    if is_tree(value):
+        yield from value.items()
+        if value.type.endswith(".set"):
+            for _, argument in value.attributes():
+                yield from _children_of(argument)
+
+
+def _children(value: Value) -> Iterator[tuple[str, Tree]]:
+    for key, child in _children_of(value):
+        if is_tree(child):
+            yield key, child
+
+
+def _length(value: Value) -> int:
+    return sum(1 for _ in _children_of(value))
+
+
+def _findings(root: str, classes: list[str], hooked: list[str]) -> tuple[Finding, ...]:
+    own = [name for name in classes if not name.startswith("torch.nn.modules.")]
+    findings = [
+        Finding(
+            "salvaged-module",
+            f"rebuilt from the pickled module {root} without its class"
+            + (f"; if {listed(own, 3)} override state_dict(), its keys differ" if own else ""),
+        )
+    ]
+    if hooked:
+        findings.append(
+            Finding(
+                "state-dict-hooks",
+                f"{listed(hooked, 3)} had state_dict hooks, which were not run",
+            )
+        )
+    return tuple(findings)
