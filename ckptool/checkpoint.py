@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
-from ckptool.tensors import LazyTensor
+from ckptool.tensors import LazyTensor, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,11 @@ class WeightSet:
     origin: str | None = None
     averaged: bool | None = None
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Key to spec, in order."""
+        return {key: tensor.spec for key, tensor in self.tensors.items()}
 
 
 @dataclass(frozen=True, slots=True)

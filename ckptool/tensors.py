@@ -288,6 +288,26 @@ def is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
+def rechunk(chunks: Iterator[memoryview], size: int) -> Iterator[memoryview]:
+    """The same bytes in blocks of exactly `size`, the last one shorter."""
+    rest = b""
+    for chunk in chunks:
+        at = 0
+        if rest:
+            at = min(size - len(rest), len(chunk))
+            rest += chunk[:at]
+            if len(rest) < size:
+                continue
+            yield memoryview(rest)
+            rest = b""
+        while len(chunk) - at >= size:
+            yield chunk[at : at + size]
+            at += size
+        rest = bytes(chunk[at:])
+    if rest:
+        yield memoryview(rest)
+
+
 def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
     """Stride 0 lets a small file declare any size; what is out of all proportion is not made."""
     if spec.nbytes > 4 * record.file.size + (64 << 20):

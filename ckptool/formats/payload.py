@@ -1,0 +1,90 @@
+"""What a writer is given, and how one tensor's bytes get into a file."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ckptool.errors import UnsupportedError, quoted
+from ckptool.formats.atomic import Output
+from ckptool.tensors import LazyTensor, View
+
+
+def _nothing(count: int) -> None:
+    """No progress is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """The tensors to write, in order, and what goes beside them.
+
+    `versions` is torch's `_metadata`; `metadata` are texts of the format's own. `provenance` gives
+    the provenance's text: it is asked for twice, before and after the tensors are written, and
+    keeps its length. `progress` is told how many bytes were just written.
+    """
+
+    tensors: Mapping[str, LazyTensor]
+    versions: Mapping[str, int] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    provenance: Callable[[], str] | None = None
+    progress: Callable[[int], None] = _nothing
+
+
+def put_tensor(
+    output: Output, tensor: LazyTensor, progress: Callable[[int], None], *, with_crc: bool
+) -> int:
+    """Append a tensor's data; its CRC-32 if that is wanted, else 0.
+
+    Bytes that stay as they are never pass through Python, unless their CRC is not known.
+    """
+    extent = tensor.extent()
+    if extent is None:
+        crc = 0
+        for chunk in tensor.chunks():
+            output.write(chunk)
+            crc = zlib.crc32(chunk, crc) if with_crc else 0
+            progress(len(chunk))
+        return crc
+    at, end = extent.offset, extent.offset + extent.nbytes
+    while at < end:
+        size = min(end - at, 1 << 26)
+        output.copy(extent.file, at, size)
+        at += size
+        progress(size)
+    return _crc(tensor) if with_crc else 0
+
+
+def storages(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """The number of the storage of each key; keys of one and the same tensor share theirs."""
+    numbers: dict[object, int] = {}
+    return {
+        key: numbers.setdefault((tensor.spec, tensor.source) if tensor.numel else key, len(numbers))
+        for key, tensor in tensors.items()
+    }
+
+
+def check_keys(tensors: Mapping[str, LazyTensor]) -> None:
+    """Refuse keys that other readers could not read back."""
+    for key in tensors:
+        try:
+            key.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UnsupportedError(
+                f"the key {quoted(key)} is not valid text", hint="--rename", code="unsupported.key"
+            ) from None
+
+
+def _crc(tensor: LazyTensor) -> int:
+    """The CRC-32 of data that was copied: the stored one of its record, or computed."""
+    source = tensor.source
+    if (
+        isinstance(source, View)
+        and source.record.crc is not None
+        and source.record.nbytes == tensor.nbytes
+    ):
+        return source.record.crc
+    crc = 0
+    for chunk in tensor.chunks():
+        crc = zlib.crc32(chunk, crc)
+    return crc

@@ -1,0 +1,172 @@
+"""The pickle of a state dict as torch writes it: an OrderedDict of tensors on storages.
+
+Source: what `torch.save` of torch 2.15 writes for a state dict: protocol 2, in the order of
+`pickle.Pickler` (CPython 3.11), whose memo and batches of 1,000 items are followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from struct import pack
+
+from ckptool.dtypes import DTYPES
+from ckptool.tensors import TensorSpec, contiguous_strides
+
+_BATCH = 1_000
+
+
+def dump_state_dict(
+    entries: Iterable[tuple[str, TensorSpec, str]], versions: Mapping[str, int] | None = None
+) -> bytes:
+    """The pickled OrderedDict of (key, spec, storage key); `versions` becomes its `_metadata`.
+
+    Each tensor is contiguous from the start of its storage; equal storage keys share one.
+    """
+    writer = _Writer()
+    writer.parts.append(b"\x80\x02")
+    writer.ordered_dict()
+    writer.items((key, _Tensor(spec, storage)) for key, spec, storage in entries)
+    if versions is not None:
+        writer.parts.append(b"}")
+        writer.put()
+        writer.text("_metadata")
+        writer.ordered_dict()
+        writer.items(versions.items())
+        writer.parts.append(b"sb")
+    writer.parts.append(b".")
+    return b"".join(writer.parts)
+
+
+class _Tensor:
+    __slots__ = ("spec", "storage")
+
+    def __init__(self, spec: TensorSpec, storage: str) -> None:
+        self.spec = spec
+        self.storage = storage
+
+
+class _Writer:
+    """The bytes so far, and the memo of the strings and globals in them."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.memo: dict[str, int] = {}
+        self.count = 0
+
+    def put(self) -> int:
+        """Memoise the value just written; its index."""
+        index = self.count
+        self.parts.append(b"q" + bytes((index,)) if index < 256 else b"r" + pack("<I", index))
+        self.count += 1
+        return index
+
+    def get(self, index: int) -> None:
+        """The memoised value of an index."""
+        self.parts.append(b"h" + bytes((index,)) if index < 256 else b"j" + pack("<I", index))
+
+    def text(self, value: str) -> None:
+        """A string, by reference if it was written before."""
+        known = self.memo.get(value)
+        if known is not None:
+            return self.get(known)
+        data = value.encode("utf-8")
+        self.parts.append(b"X" + pack("<I", len(data)) + data)
+        self.memo[value] = self.put()
+        return None
+
+    def name(self, module: str, name: str) -> None:
+        """A global, by reference if it was written before."""
+        line = f"{module}\n{name}\n"
+        known = self.memo.get(line)
+        if known is not None:
+            return self.get(known)
+        self.parts.append(b"c" + line.encode("ascii"))
+        self.memo[line] = self.put()
+        return None
+
+    def integer(self, value: int) -> None:
+        """A natural number."""
+        if value < 1 << 8:
+            self.parts.append(b"K" + bytes((value,)))
+        elif value < 1 << 16:
+            self.parts.append(b"M" + pack("<H", value))
+        elif value < 1 << 31:
+            self.parts.append(b"J" + pack("<i", value))
+        else:
+            data = value.to_bytes(value.bit_length() // 8 + 1, "little")
+            self.parts.append(b"\x8a" + bytes((len(data),)) + data)
+
+    def integers(self, values: tuple[int, ...]) -> None:
+        """A tuple of natural numbers."""
+        if not values:
+            self.parts.append(b")")
+            return
+        if len(values) > 3:
+            self.parts.append(b"(")
+        for value in values:
+            self.integer(value)
+        self.parts.append((b"\x85", b"\x86", b"\x87", b"t")[min(len(values), 4) - 1])
+        self.put()
+
+    def ordered_dict(self) -> None:
+        """An empty OrderedDict."""
+        self.name("collections", "OrderedDict")
+        self.parts.append(b")R")
+        self.put()
+
+    def items(self, entries: Iterable[tuple[str, _Tensor | int]]) -> None:
+        """The items of the dict just written, in batches."""
+        batch: list[tuple[str, _Tensor | int]] = []
+        for entry in entries:
+            batch.append(entry)
+            if len(batch) == _BATCH:
+                self._batch(batch)
+                batch = []
+        if batch:
+            self._batch(batch)
+
+    def _batch(self, entries: list[tuple[str, _Tensor | int]]) -> None:
+        self.parts.append(b"(" if len(entries) > 1 else b"")
+        for key, value in entries:
+            self.text(key)
+            if isinstance(value, _Tensor):
+                self.tensor(value.spec, value.storage)
+            else:
+                self.version(value)
+        self.parts.append(b"u" if len(entries) > 1 else b"s")
+
+    def version(self, value: int) -> None:
+        """The metadata of one module: `{'version': value}`."""
+        self.parts.append(b"}")
+        self.put()
+        self.text("version")
+        self.integer(value)
+        self.parts.append(b"s")
+
+    def tensor(self, spec: TensorSpec, storage: str) -> None:
+        """A call of `_rebuild_tensor_v2`, or v3 for types that have no storage class."""
+        dtype = DTYPES[spec.dtype]
+        typed = dtype.storage is not None
+        self.name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
+        self.parts.append(b"((")
+        self.text("storage")
+        if dtype.storage is not None:
+            self.name("torch", dtype.storage)
+        else:
+            self.name("torch.storage", "UntypedStorage")
+        self.text(storage)
+        self.text("cpu")
+        self.integer(spec.numel if typed else spec.nbytes)
+        self.parts.append(b"t")
+        self.put()
+        self.parts.append(b"QK\x00")
+        self.integers(spec.shape)
+        self.integers(contiguous_strides(spec.shape))
+        self.parts.append(b"\x89")
+        self.ordered_dict()
+        if not typed:
+            self.name("torch", spec.dtype)
+        self.parts.append(b"t")
+        self.put()
+        self.parts.append(b"R")
+        self.put()

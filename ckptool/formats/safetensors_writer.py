@@ -1,0 +1,74 @@
+"""Writing safetensors: every tensor in full under each of its keys, the ties in the metadata.
+
+Source: safetensors 0.8.0, README and `safetensors/src/tensor.rs` (`serialize`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from ckptool.dtypes import DTYPES
+from ckptool.errors import UnsupportedError, quoted
+from ckptool.formats.atomic import Output
+from ckptool.formats.payload import Payload, check_keys, put_tensor
+from ckptool.tensors import LazyTensor
+
+
+def write(output: Output, payload: Payload) -> None:
+    """The header in the order of the keys, the data in the order of their alignment.
+
+    Raises: UnsupportedError for a type that the format does not have.
+    """
+    tensors = payload.tensors
+    check_keys(tensors)
+    offsets = _offsets(tensors)
+    header = _header(payload, offsets)
+    output.write(len(header).to_bytes(8, "little") + header)
+    for key in sorted(offsets, key=lambda key: offsets[key]):
+        put_tensor(output, tensors[key], payload.progress, with_crc=False)
+    if payload.provenance is not None:
+        # The provenance is complete only now; the header's length is the same.
+        final = _header(payload, offsets)
+        assert len(final) == len(header)
+        output.write_at(8, final)
+
+
+def _offsets(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """Where each tensor's data starts: the widest types first, so that all are aligned."""
+    offsets = {}
+    at = 0
+    for key in sorted(tensors, key=lambda key: -DTYPES[tensors[key].dtype].itemsize):
+        offsets[key] = at
+        at += tensors[key].nbytes
+    return offsets
+
+
+def _header(payload: Payload, offsets: Mapping[str, int]) -> bytes:
+    metadata = {"format": "pt", **payload.metadata}
+    if payload.provenance is not None:
+        metadata["ckptool"] = payload.provenance()
+    header: dict[str, object] = {"__metadata__": metadata}
+    for key, tensor in payload.tensors.items():
+        if key == "__metadata__":
+            raise UnsupportedError(
+                "safetensors cannot hold a tensor called `__metadata__`", code="unsupported.key"
+            )
+        header[key] = {
+            "dtype": _code(key, tensor),
+            "shape": list(tensor.shape),
+            "data_offsets": [offsets[key], offsets[key] + tensor.nbytes],
+        }
+    data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return data + b" " * (-len(data) % 8)
+
+
+def _code(key: str, tensor: LazyTensor) -> str:
+    code = DTYPES[tensor.dtype].safetensors
+    if code is None:
+        raise UnsupportedError(
+            f"{quoted(key)} is {tensor.dtype}, which safetensors does not have",
+            hint="-o OUT.pth",
+            code="unsupported.dtype",
+        )
+    return code

@@ -1,0 +1,61 @@
+"""Edits: each a module that turns one weight set into another, lazily.
+
+An edit is a module (or object) with NAME and `apply(weights, options) -> Applied`; the options are
+JSON values, and they alone determine the result. Third parties add theirs by the entry point group
+`ckptool.plugins`, whose name is the edit's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from ckptool.checkpoint import WeightSet
+from ckptool.errors import PlanError, listed, quoted
+
+EXACT, SELECTIVE, LOSSY = "exact", "selective", "lossy"
+
+EDITS = ("rename", "drop", "heads", "cast")
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """An edit's result.
+
+    `grade` is exact (the function is preserved), selective (exact on what is kept) or lossy;
+    `keys` are the keys of the result that the edit touched, `dropped` those it removed, `notes`
+    one sentence each on what it did not carry over.
+    """
+
+    weights: WeightSet
+    grade: str
+    keys: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Edit(Protocol):
+    """What a module must offer to be an edit."""
+
+    def apply(self, weights: WeightSet, options: Mapping[str, Any]) -> Applied:
+        """The edited weights; PlanError for options that do not fit them."""
+
+
+def edit(name: str) -> Edit:
+    """The edit of that name, built in or by entry point.
+
+    Raises: PlanError if there is none.
+    """
+    if name in EDITS:
+        return cast(Edit, import_module(f"ckptool.plugins.{name}"))
+    from importlib.metadata import entry_points
+
+    found = {point.name: point for point in entry_points(group="ckptool.plugins")}
+    if name not in found:
+        raise PlanError(
+            f"no edit is called {quoted(name)}; there are {listed([*EDITS, *found], 20)}",
+            code="plan.edit",
+        )
+    return cast(Edit, found[name].load())

@@ -1,0 +1,142 @@
+"""Change the class count: only the rows of the class-dependent tensors that belong to a class.
+
+Options: `from` and `to` (class counts as the architecture counts them), `map` (for each new class
+the old one whose rows it gets, or null), `seed`, and `tensors`: key to its class axis and row
+layout (see `ckptool.architectures.spec`), so that a stored plan needs no architecture.
+
+Source of the layouts: effdet 0.4.1, torchvision 0.29, Detectron2 at 02b5c4e, Tianxiaomo's YOLOv4.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ckptool.checkpoint import WeightSet
+from ckptool.dtypes import numpy_dtype
+from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.plugins import LOSSY, SELECTIVE, Applied
+from ckptool.tensors import Extent, LazyTensor, TensorSpec
+
+NAME = "heads"
+NEW = -1
+
+
+def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
+    """The weights with another class count; rows that no class owns are kept bit for bit.
+
+    Raises: PlanError if a tensor has not the rows that its layout says.
+    """
+    tensors = dict(weights.tensors)
+    picks: dict[str, tuple[int, ...]] = {}
+    for key, fields in options["tensors"].items():
+        tensor = tensors.get(key)
+        if tensor is None:
+            raise PlanError(f"the head tensor {quoted(key)} is not in the file", code="plan.heads")
+        axis, layout = fields["axis"], fields["layout"]
+        rows = picked_rows(layout, options["from"], options["map"])
+        length = _length(layout, options["from"])
+        if tensor.shape[axis] != length:
+            raise PlanError(
+                f"{quoted(key)}: found {tensor.shape[axis]:,} rows, {options['from']} classes "
+                f"have {length:,}",
+                code="plan.heads",
+            )
+        picks[key] = rows
+        shape = (*tensor.shape[:axis], len(rows), *tensor.shape[axis + 1 :])
+        source = Rows(key, tensor, axis, rows, tuple(layout["init"]), options["seed"])
+        tensors[key] = LazyTensor(TensorSpec(tensor.dtype, shape), source)
+    kept = sum(old is not None for old in options["map"])
+    notes = (f"{kept} of {options['to']} classes kept, {options['to'] - kept} newly initialised",)
+    grade = SELECTIVE if kept == options["to"] else LOSSY
+    return Applied(replace(weights, tensors=tensors), grade, tuple(picks), notes=notes)
+
+
+def picked_rows(
+    layout: Mapping[str, Any], old_count: int, class_map: Sequence[int | None]
+) -> tuple[int, ...]:
+    """For each row of the new axis the old row that it copies, NEW where there is none."""
+    groups, kept, per_class = layout["groups"], layout["kept"], layout["per_class"]
+    background, counted = layout["background"], layout["counted"]
+    old_slots = old_count + (background is not None and not counted)
+    first = 1 if background == "first" else 0
+    # A slot is a class or the background; the map speaks of foreground classes only.
+    slots: list[int | None] = [None if old is None else old + first for old in class_map]
+    if background == "first":
+        slots.insert(0, 0)
+    elif background == "last":
+        slots.append(old_slots - 1)
+    old_block = kept + per_class * old_slots
+    rows: list[int] = []
+    for group in range(groups):
+        start = group * old_block
+        rows += range(start, start + kept)
+        for slot in slots:
+            at = start + kept + per_class * (slot or 0)
+            rows += [NEW] * per_class if slot is None else range(at, at + per_class)
+    return tuple(rows)
+
+
+def _length(layout: Mapping[str, Any], count: int) -> int:
+    slots = count + (layout["background"] is not None and not layout["counted"])
+    return int(layout["groups"] * (layout["kept"] + layout["per_class"] * slots))
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of a tensor along one axis, in a new order, some of them newly initialised."""
+
+    key: str
+    input: LazyTensor
+    axis: int
+    rows: tuple[int, ...]
+    init: tuple[Any, ...]
+    seed: int
+
+    def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
+        """The whole tensor: heads are small."""
+        import numpy
+
+        old = self.input.numpy()
+        made = numpy.take(old, [max(row, 0) for row in self.rows], self.axis)
+        fresh = [position for position, row in enumerate(self.rows) if row == NEW]
+        if fresh:
+            index = (slice(None),) * self.axis + (fresh,)
+            shape = made[index].shape
+            made[index] = self._fresh(shape).astype(numpy_dtype(spec.dtype))
+        yield memoryview(numpy.ascontiguousarray(made).reshape(-1).view(numpy.uint8).data)
+
+    def extent(self, spec: TensorSpec) -> Extent | None:
+        """None: the data is computed."""
+        return None
+
+    def check(self, spec: TensorSpec, written: LazyTensor) -> Mapping[str, float]:
+        """The number of new rows; VerificationError unless every kept row is the old one."""
+        import numpy
+
+        old, new = self.input.numpy(), written.numpy()
+        for position, row in enumerate(self.rows):
+            if row == NEW:
+                if not numpy.isfinite(new.take(position, self.axis).astype(numpy.float64)).all():
+                    raise VerificationError(f"{quoted(self.key)}: new row {position} is not finite")
+            elif new.take(position, self.axis).tobytes() != old.take(row, self.axis).tobytes():
+                raise VerificationError(f"{quoted(self.key)}: row {position} is not old row {row}")
+        return {"new_rows": sum(row == NEW for row in self.rows)}
+
+    def _fresh(self, shape: tuple[int, ...]) -> Any:
+        """New values as the architecture starts them: the same for a seed and a key."""
+        import numpy
+
+        kind, parameters = self.init[0], list(self.init[1])
+        generator = numpy.random.default_rng([self.seed, zlib.crc32(self.key.encode())])
+        if kind == "zeros":
+            return numpy.zeros(shape)
+        if kind == "constant":
+            return numpy.full(shape, parameters[0])
+        if kind == "normal":
+            return generator.normal(0.0, parameters[0], shape)
+        if kind == "uniform":
+            return generator.uniform(-parameters[0], parameters[0], shape)
+        raise PlanError(f"no initialisation is called {quoted(str(kind))}", code="plan.heads")
