@@ -141,7 +141,7 @@ class Record:
         """The whole storage in order; FormatError at the end if its CRC is not the stored one."""
         raw = self.file.blocks(self.offset, self.stored, step)
         crc = 0
-        for block in _inflate(raw, self.nbytes, self.name) if self.deflated else raw:
+        for block in _inflate(raw, self.nbytes, self.name, step) if self.deflated else raw:
             crc = zlib.crc32(block, crc)
             yield block
         if self.crc is not None:
@@ -160,6 +160,9 @@ class Record:
                 pass
 
 
+_WORDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}  # numpy's name for raw elements, by size
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A strided window on a storage; `offset` and `stride` count elements."""
@@ -176,9 +179,9 @@ class View:
             return
         record = self.record
         _refuse_expansion(spec, record)
-        if self.extent(spec) is not None and spec.nbytes == record.nbytes:
+        if spec.nbytes == record.nbytes and self._is_plain(spec):
             yield from (memoryview(block) for block in record.blocks(step))
-        elif self.extent(spec) is not None:
+        elif self._is_plain(spec) and not record.deflated:
             record.check()
             start = record.offset + self.offset * DTYPES[spec.dtype].itemsize
             for block in record.file.blocks(start, spec.nbytes, step):
@@ -189,64 +192,83 @@ class View:
     def extent(self, spec: TensorSpec) -> Extent | None:
         """The run of file bytes, for a contiguous little-endian window that is not deflated."""
         record = self.record
-        itemsize = DTYPES[spec.dtype].itemsize
-        if (
-            record.deflated
-            or (record.byteorder != "little" and itemsize > 1)
-            or self.conj
-            or self.negative
-            or not is_contiguous(spec.shape, self.stride)
-        ):
+        if record.deflated or not self._is_plain(spec):
             return None
-        return Extent(record.file, record.offset + self.offset * itemsize, spec.nbytes)
+        offset = record.offset + self.offset * DTYPES[spec.dtype].itemsize
+        return Extent(record.file, offset, spec.nbytes)
+
+    def _is_plain(self, spec: TensorSpec) -> bool:
+        """Whether the storage's bytes are the tensor's, as they are and in their order."""
+        swapped = self.record.byteorder != "little" and DTYPES[spec.dtype].itemsize > 1
+        return not (swapped or self.conj or self.negative) and is_contiguous(
+            spec.shape, self.stride
+        )
 
     def _gathered(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
-        """Row blocks of the window; the bytes that a block spans are in memory at one time."""
+        """Blocks along one axis; in memory are the storage's bytes that one block spans.
+
+        Where the axes interleave (a transposed matrix), or the storage is deflated, every block
+        spans nearly all of the window, which is then read once.
+        """
         import numpy
 
         record, itemsize = self.record, DTYPES[spec.dtype].itemsize
-        shape, stride = (spec.shape, self.stride) if spec.shape else ((1,), (0,))
-        inner = 1 + sum((n - 1) * s for n, s in zip(shape[1:], stride[1:], strict=True))
-        interleaved = stride[0] < inner
+        shape, stride = (spec.shape, self.stride) if spec.shape else ((1,), (1,))
+        spans = [_span(shape[axis:], stride[axis:]) for axis in range(len(shape) + 1)]
+        axis, row = len(shape) - 1, itemsize
+        while axis and row * shape[axis] <= step:
+            row *= shape[axis]
+            axis -= 1
+        rows = max(1, step // row)
+        interleaved = any(
+            n > 1 and 0 < s < inner for n, s, inner in zip(shape, stride, spans[1:], strict=True)
+        )
+        whole = None
         if record.deflated:
-            whole = b"".join(record.blocks())
-            rows = shape[0]
+            start = self.offset * itemsize
+            whole = b"".join(record.blocks())[start : start + spans[0] * itemsize]
         else:
             record.check()
-            rows = shape[0] if interleaved else 1 + max(0, step // itemsize - inner) // stride[0]
-        for first in range(0, shape[0], rows):
-            count = min(rows, shape[0] - first)
-            start = (self.offset + first * stride[0]) * itemsize
-            span = ((count - 1) * stride[0] + inner) * itemsize
-            data = (
-                whole[start : start + span]
-                if record.deflated
-                else record.file.read(record.offset + start, span)
-            )
-            # Elements as raw bytes, so that types unknown to numpy are gathered alike.
-            block = numpy.lib.stride_tricks.as_strided(
-                numpy.frombuffer(data, numpy.uint8),
-                (count, *shape[1:], itemsize),
-                (*(s * itemsize for s in stride), 1),
-            )
-            block = numpy.ascontiguousarray(block)
-            yield memoryview(self._in_order(block, spec.dtype).reshape(-1))
+            if interleaved or spans[0] * itemsize <= step:
+                start = record.offset + self.offset * itemsize
+                whole = record.file.read(start, spans[0] * itemsize)
+            elif stride[axis]:
+                rows = min(rows, 1 + max(0, step // itemsize - spans[axis + 1]) // stride[axis])
+        kind = numpy.dtype(_WORDS[itemsize])  # raw words: types unknown to numpy too
+        for outer in numpy.ndindex(shape[:axis]):
+            base = sum(i * s for i, s in zip(outer, stride, strict=False))
+            for first in range(0, shape[axis], rows):
+                count = min(rows, shape[axis] - first)
+                start = (base + first * stride[axis]) * itemsize
+                length = ((count - 1) * stride[axis] + spans[axis + 1]) * itemsize
+                if whole is None:
+                    start += record.offset + self.offset * itemsize
+                    data = memoryview(record.file.read(start, length))
+                else:
+                    data = memoryview(whole)[start : start + length]
+                block = numpy.lib.stride_tricks.as_strided(
+                    numpy.frombuffer(data, kind),
+                    (count, *shape[axis + 1 :]),
+                    tuple(s * itemsize for s in stride[axis:]),
+                )
+                words = numpy.ascontiguousarray(block).reshape(-1)
+                yield memoryview(self._in_order(words, spec.dtype).view(numpy.uint8))
 
-    def _in_order(self, block: Any, dtype: str) -> Any:
-        """The block with its bytes little-endian and its conj and neg bits carried out."""
+    def _in_order(self, words: Any, dtype: str) -> Any:
+        """The elements little-endian and with their conj and neg bits carried out."""
         import numpy
 
         kind = DTYPES[dtype]
-        if self.record.byteorder == "big":
-            word = kind.itemsize // 2 if kind.kind == "c" else kind.itemsize
-            words = block.reshape(*block.shape[:-1], -1, word)
-            block = numpy.ascontiguousarray(words[..., ::-1])
+        parts = kind.itemsize // 2 if kind.kind == "c" else kind.itemsize
+        if self.record.byteorder == "big" and parts > 1:
+            words = words.view(_WORDS[parts]).byteswap()
         if self.conj or self.negative:
-            values = block.reshape(-1).view(numpy_dtype(dtype))
-            values = numpy.conjugate(values) if self.conj else values
-            values = numpy.negative(values) if self.negative else values
-            block = values.view(numpy.uint8)
-        return block
+            number = f"float{parts * 8}" if kind.kind == "c" else dtype
+            values = words.view(numpy_dtype(number))
+            if self.conj:
+                values = numpy.stack((values[::2], numpy.negative(values[1::2])), axis=-1)
+            words = numpy.negative(values) if self.negative else values
+        return words.reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +285,11 @@ class Inline:
     def extent(self, spec: TensorSpec) -> Extent | None:
         """None: the data is not in a file."""
         return None
+
+
+def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """The number of elements from the first to the last that a window reaches, both included."""
+    return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -318,7 +345,7 @@ def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
         )
 
 
-def _inflate(blocks: Iterator[bytes], nbytes: int, name: str) -> Iterator[bytes]:
+def _inflate(blocks: Iterator[bytes], nbytes: int, name: str, step: int) -> Iterator[bytes]:
     """The inflated record; FormatError unless it gives exactly the declared size."""
     engine = zlib.decompressobj(-15)
     left = nbytes
@@ -326,7 +353,7 @@ def _inflate(blocks: Iterator[bytes], nbytes: int, name: str) -> Iterator[bytes]
         for block in blocks:
             data = block
             while data:
-                piece = engine.decompress(data, min(left + 1, BLOCK))
+                piece = engine.decompress(data, min(left + 1, step))
                 data = engine.unconsumed_tail
                 left -= len(piece)
                 if left < 0 or engine.unused_data:
