@@ -102,6 +102,15 @@ class WeightSet:
         """Key to spec, in order."""
         return {key: tensor.spec for key, tensor in self.tensors.items()}
 
+    @property
+    def aliases(self) -> tuple[tuple[str, ...], ...]:
+        """The groups of keys that are one tensor: the same bytes, seen the same way."""
+        groups: dict[object, list[str]] = {}
+        for key, tensor in self.tensors.items():
+            if tensor.numel:
+                groups.setdefault((tensor.spec, tensor.source), []).append(key)
+        return tuple(tuple(keys) for keys in groups.values() if len(keys) > 1)
+
 
 @dataclass(frozen=True, slots=True)
 class LeftAside:

@@ -6,9 +6,13 @@ is known by the file's name alone.
 
 from __future__ import annotations
 
-from typing import Protocol
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
 from ckptool.checkpoint import Contents
+from ckptool.errors import OutputError, quoted
 from ckptool.files import Readable
 from ckptool.formats import (
     darknet,
@@ -20,6 +24,10 @@ from ckptool.formats import (
     torch_tar,
     torch_zip,
 )
+
+if TYPE_CHECKING:
+    from ckptool.formats.atomic import Output
+    from ckptool.formats.payload import Payload
 
 
 class Format(Protocol):
@@ -36,6 +44,31 @@ class Format(Protocol):
 
 FORMATS: tuple[Format, ...] = (darknet, torch_zip, torch_legacy, safetensors, torch_tar, pickled)
 _HEAD = 4096
+
+
+WRITERS = {
+    ".safetensors": "safetensors_writer",
+    ".pth": "torch_zip_writer",
+    ".pt": "torch_zip_writer",
+    ".ckpt": "torch_zip_writer",
+    ".bin": "torch_zip_writer",
+}
+
+
+def writer_for(path: str) -> Callable[[Output, Payload], None]:
+    """The writer of a path's suffix.
+
+    Raises: OutputError for a suffix that none belongs to.
+    """
+    suffix = os.path.splitext(path)[1]
+    if suffix not in WRITERS:
+        raise OutputError(
+            f"{quoted(path)}: no format is written under the suffix {quoted(suffix)}",
+            hint=f"one of {' '.join(WRITERS)}",
+            code="output.suffix",
+        )
+    module = import_module(f"ckptool.formats.{WRITERS[suffix]}")
+    return cast("Callable[[Output, Payload], None]", module.write)
 
 
 def read_contents(file: Readable) -> Contents:

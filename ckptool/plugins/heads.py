@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptool.architectures.spec import RowLayout
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
 from ckptool.errors import PlanError, VerificationError, quoted
@@ -35,7 +36,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         tensor = tensors.get(key)
         if tensor is None:
             raise PlanError(f"the head tensor {quoted(key)} is not in the file", code="plan.heads")
-        axis, layout = fields["axis"], fields["layout"]
+        axis, layout = fields["axis"], _layout(fields["layout"])
         rows = picked_rows(layout, options["from"], options["map"])
         length = _length(layout, options["from"])
         if tensor.shape[axis] != length:
@@ -46,7 +47,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
             )
         picks[key] = rows
         shape = (*tensor.shape[:axis], len(rows), *tensor.shape[axis + 1 :])
-        source = Rows(key, tensor, axis, rows, tuple(layout["init"]), options["seed"])
+        source = Rows(key, tensor, axis, rows, layout.init_for(shape), options["seed"])
         tensors[key] = LazyTensor(TensorSpec(tensor.dtype, shape), source)
     kept = sum(old is not None for old in options["map"])
     notes = (f"{kept} of {options['to']} classes kept, {options['to'] - kept} newly initialised",)
@@ -55,23 +56,21 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 
 
 def picked_rows(
-    layout: Mapping[str, Any], old_count: int, class_map: Sequence[int | None]
+    layout: RowLayout, old_count: int, class_map: Sequence[int | None]
 ) -> tuple[int, ...]:
     """For each row of the new axis the old row that it copies, NEW where there is none."""
-    groups, kept, per_class = layout["groups"], layout["kept"], layout["per_class"]
-    background, counted = layout["background"], layout["counted"]
-    old_slots = old_count + (background is not None and not counted)
-    first = 1 if background == "first" else 0
+    old_slots = _slots(layout, old_count)
+    first = 1 if layout.background == "first" else 0
     # A slot is a class or the background; the map speaks of foreground classes only.
     slots: list[int | None] = [None if old is None else old + first for old in class_map]
-    if background == "first":
+    if layout.background == "first":
         slots.insert(0, 0)
-    elif background == "last":
+    elif layout.background == "last":
         slots.append(old_slots - 1)
-    old_block = kept + per_class * old_slots
+    kept, per_class = layout.kept, layout.per_class
     rows: list[int] = []
-    for group in range(groups):
-        start = group * old_block
+    for group in range(layout.groups):
+        start = group * (kept + per_class * old_slots)
         rows += range(start, start + kept)
         for slot in slots:
             at = start + kept + per_class * (slot or 0)
@@ -79,9 +78,18 @@ def picked_rows(
     return tuple(rows)
 
 
-def _length(layout: Mapping[str, Any], count: int) -> int:
-    slots = count + (layout["background"] is not None and not layout["counted"])
-    return int(layout["groups"] * (layout["kept"] + layout["per_class"] * slots))
+def _layout(fields: Mapping[str, Any]) -> RowLayout:
+    kind, parameters = fields["init"]
+    return RowLayout(**{**fields, "init": (kind, tuple(parameters))})
+
+
+def _slots(layout: RowLayout, count: int) -> int:
+    """The number of classes with the background, where the layout has one."""
+    return count + (layout.background is not None and not layout.counted)
+
+
+def _length(layout: RowLayout, count: int) -> int:
+    return layout.groups * (layout.kept + layout.per_class * _slots(layout, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,7 @@ class Rows:
     input: LazyTensor
     axis: int
     rows: tuple[int, ...]
-    init: tuple[Any, ...]
+    init: tuple[str, tuple[float, ...]]
     seed: int
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
@@ -129,7 +137,7 @@ class Rows:
         """New values as the architecture starts them: the same for a seed and a key."""
         import numpy
 
-        kind, parameters = self.init[0], list(self.init[1])
+        kind, parameters = self.init
         generator = numpy.random.default_rng([self.seed, zlib.crc32(self.key.encode())])
         if kind == "zeros":
             return numpy.zeros(shape)

@@ -1,0 +1,151 @@
+"""What a file is and holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
+from ckptool.containers import choose, left_aside
+from ckptool.errors import CkptError, WeightsError, listed
+from ckptool.reading import Opened, open_file
+from ckptool.statistics import TensorStatistics, measure, value_findings
+from ckptool.tensors import LazyTensor, View
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A file, its weight sets, what stands beside them, and what its user should know.
+
+    `chosen` is None where several weight sets are there and none is meant for certain.
+    `statistics` are by key, empty unless they were asked for.
+    """
+
+    file: str
+    format: str
+    nbytes: int
+    sets: tuple[WeightSet, ...]
+    chosen: WeightSet | None
+    left_aside: tuple[LeftAside, ...]
+    globals: tuple[GlobalName, ...]
+    findings: tuple[Finding, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, TensorStatistics] = field(default_factory=dict)
+
+
+def inspect(
+    path: str | os.PathLike[str], *, weights: str | None = None, stats: bool = False
+) -> Inspection:
+    """What a file is and holds; with `stats` every value is read once, in a stream.
+
+    Raises: CkptError if the file is not readable, or has no weight set of that name.
+    """
+    opened = open_file(path)
+    chosen, findings = _chosen(opened, weights)
+    measured: dict[str, TensorStatistics] = {}
+    if chosen is not None:
+        findings += _findings(chosen)
+        if stats:
+            measured = measure(chosen.tensors)
+            findings += value_findings(chosen.tensors, measured)
+    contents = opened.contents
+    dangerous = [item for item in contents.globals if item.danger]
+    if dangerous:
+        findings.append(
+            Finding(
+                "dangerous-globals",
+                "loading it with plain pickle would have run something: "
+                + ", ".join(f"{item.name} ({item.danger})" for item in dangerous[:8])
+                + ("" if len(dangerous) <= 8 else f" and {len(dangerous) - 8} more"),
+            )
+        )
+    return Inspection(
+        opened.path,
+        contents.format,
+        opened.nbytes,
+        opened.sets,
+        chosen,
+        left_aside(contents.root, chosen),
+        contents.globals,
+        (*contents.findings, *findings),
+        contents.metadata,
+        measured,
+    )
+
+
+def dtype_counts(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """The number of tensors of each element type, most first."""
+    return dict(Counter(tensor.dtype for tensor in tensors.values()).most_common())
+
+
+def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list[Finding]]:
+    try:
+        return choose(opened.sets, weights), []
+    except WeightsError as error:
+        if weights is not None:
+            raise error.located(f"`{opened.path}`") from None
+        hint = f"; choose with {error.hint}" if error.hint else ""
+        return None, [Finding(error.code, error.message + hint)]
+    except CkptError as error:
+        raise error.located(f"`{opened.path}`") from None
+
+
+def _findings(chosen: WeightSet) -> list[Finding]:
+    findings = list(chosen.findings)
+    tied = chosen.aliases
+    if tied:
+        findings.append(
+            Finding(
+                "tied",
+                f"{len(tied):,} groups of keys share a tensor, such as {listed(tied[0], 4)}",
+                tuple(key for group in tied for key in group),
+            )
+        )
+    wasted, keys = _wasted(chosen.tensors)
+    if wasted:
+        findings.append(
+            Finding(
+                "wasted-bytes",
+                f"{wasted:,} bytes of the storages belong to no tensor: views were saved with "
+                "their whole storages",
+                keys,
+            )
+        )
+    for kind in dict.fromkeys(item.kind for item in chosen.refused.values()):
+        of_kind = {key: item for key, item in chosen.refused.items() if item.kind == kind}
+        reason = next(iter(of_kind.values())).reason
+        findings.append(
+            Finding(
+                f"refused-{kind}",
+                f"{len(of_kind):,} {kind} tensors are listed but not read ({reason}): "
+                f"{listed(of_kind, 3)}",
+                tuple(of_kind),
+            )
+        )
+    empty = [key for key, tensor in chosen.tensors.items() if not tensor.numel]
+    if empty:
+        findings.append(
+            Finding(
+                "empty",
+                f"{len(empty):,} tensors have no elements: {listed(empty, 3)}",
+                tuple(empty),
+            )
+        )
+    return findings
+
+
+def _wasted(tensors: Mapping[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:
+    """The bytes of storages that no tensor covers, and the keys of the tensors on those."""
+    used: dict[object, int] = {}
+    total: dict[object, int] = {}
+    keys: dict[object, list[str]] = {}
+    for key, tensor in tensors.items():
+        if isinstance(tensor.source, View):
+            record = tensor.source.record
+            used[record] = used.get(record, 0) + tensor.nbytes
+            total[record] = record.nbytes
+            keys.setdefault(record, []).append(key)
+    waste = {record: size - used[record] for record, size in total.items() if size > used[record]}
+    return sum(waste.values()), tuple(key for record in waste for key in keys[record])

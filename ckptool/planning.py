@@ -1,0 +1,176 @@
+"""From a checkpoint, a target and options to a plan, and from a plan to edited weights.
+
+The plan is the work: what `--dry-run` prints is what `convert` runs, and a stored plan is run by
+the same function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ckptool.causes import Cause, Situation, Target
+from ckptool.causes.order import DETECTORS
+from ckptool.checkpoint import WeightSet
+from ckptool.compare import Comparison, compare
+from ckptool.errors import PlanError, quoted
+from ckptool.plugins import Applied, edit
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One edit with its options; `keys` is how many keys it touches, `grade` what it costs."""
+
+    edit: str
+    options: Mapping[str, Any]
+    keys: int = 0
+    grade: str = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An ordered list of edits, bound to weights of one signature."""
+
+    signature: str
+    steps: tuple[Step, ...]
+    arch: str | None = None
+    num_classes: int | None = None
+    dtype: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "version": VERSION,
+            "signature": self.signature,
+            "target": {"arch": self.arch, "num_classes": self.num_classes, "dtype": self.dtype},
+            "steps": [
+                {"edit": s.edit, "options": dict(s.options), "keys": s.keys, "class": s.grade}
+                for s in self.steps
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """What the detectors found: the causes, the weights after all their edits, what is left.
+
+    `applied` has the result of each cause that has an edit, in order.
+    """
+
+    causes: tuple[Cause, ...]
+    applied: tuple[tuple[Cause, Applied], ...]
+    weights: WeightSet
+    before: Comparison
+    after: Comparison
+
+
+def solve(weights: WeightSet, target: Target) -> Solved:
+    """The causes of all differences, each with the keys that it explains, as far as any does."""
+    before = compare(weights.specs, target.specs, weights.versions)
+    origin = {key: key for key in weights.tensors}
+    open_entries = _identities(before, origin)
+    causes: list[Cause] = []
+    applied: list[tuple[Cause, Applied]] = []
+    for detect in DETECTORS:
+        for cause in detect(Situation(weights, target)):
+            if cause.edit is None:
+                causes.append(cause)
+                continue
+            result = edit(cause.edit).apply(weights, cause.options)
+            origin = _followed(origin, weights, result.weights)
+            weights = result.weights
+            left = _identities(compare(weights.specs, target.specs, weights.versions), origin)
+            explained = tuple(dict.fromkeys(key for kind, key in open_entries - left))
+            ordered = [e.key for e in before.entries if e.key in set(explained)]
+            keys = cause.keys or tuple(dict.fromkeys(ordered))
+            cause = replace(cause, keys=keys)
+            causes.append(cause)
+            applied.append((cause, result))
+            open_entries = left
+    after = compare(weights.specs, target.specs, weights.versions)
+    return Solved(tuple(causes), tuple(applied), weights, before, after)
+
+
+def signature(weights: WeightSet) -> str:
+    """A digest of keys, shapes and dtypes: a plan fits every file that has the same."""
+    lines = (
+        f"{key}\t{tensor.dtype}\t{','.join(map(str, tensor.shape))}\n"
+        for key, tensor in weights.tensors.items()
+    )
+    return "sha256:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def execute(plan: Plan, weights: WeightSet) -> tuple[WeightSet, tuple[Applied, ...]]:
+    """The weights after all steps, lazily, and what each step did.
+
+    Raises: PlanError if the plan was made for weights with another signature.
+    """
+    found = signature(weights)
+    if found != plan.signature:
+        raise PlanError(
+            f"the plan was made for other weights: found {found[:19]}…, "
+            f"wanted {plan.signature[:19]}…",
+            hint="ckptool plan makes one for this file",
+            code="plan.signature",
+        )
+    results = []
+    for step in plan.steps:
+        result = edit(step.edit).apply(weights, step.options)
+        weights = result.weights
+        results.append(result)
+    return weights, tuple(results)
+
+
+def made(weights: WeightSet, steps: Sequence[Step], **target: Any) -> Plan:
+    """The plan of some steps for some weights, with the number of keys and the grade of each."""
+    first = weights
+    counted = []
+    for step in steps:
+        result = edit(step.edit).apply(weights, step.options)
+        weights = result.weights
+        touched = len(result.keys) + len(result.dropped)
+        counted.append(replace(step, keys=touched, grade=result.grade))
+    return Plan(signature(first), tuple(counted), **target)
+
+
+def parse(text: str) -> Plan:
+    """The plan of its JSON text; PlanError unless it is one."""
+    try:
+        value = json.loads(text)
+        target = value["target"]
+        steps = tuple(
+            Step(str(s["edit"]), dict(s["options"]), int(s["keys"]), str(s["class"]))
+            for s in value["steps"]
+        )
+        version, bound = value["version"], str(value["signature"])
+        plan = Plan(bound, steps, target["arch"], target["num_classes"], target["dtype"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PlanError(f"not a plan: {quoted(str(error))}", code="plan.format") from None
+    if version != VERSION:
+        raise PlanError(f"found plan version {version}, wanted {VERSION}", code="plan.version")
+    return plan
+
+
+def _identities(comparison: Comparison, origin: Mapping[str, str]) -> set[tuple[str, str]]:
+    """The differences that stop a load, each named so that it keeps its name across edits."""
+    return {
+        ("file", origin.get(entry.key, entry.key))
+        if entry.kind == "unexpected"
+        else ("wanted", entry.key)
+        for entry in comparison.entries
+        if entry.kind != "dtype"
+    }
+
+
+def _followed(origin: Mapping[str, str], before: WeightSet, after: WeightSet) -> dict[str, str]:
+    """For each key after an edit the file's own key that it came from."""
+    by_tensor = {id(tensor): key for key, tensor in before.tensors.items()}
+    return {
+        key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
+        for key, tensor in after.tensors.items()
+    }

@@ -1,0 +1,44 @@
+"""Give tensors another shape with the same elements in the same order.
+
+Options: `shapes`, key to shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ckptool.checkpoint import WeightSet
+from ckptool.errors import PlanError, quoted
+from ckptool.plugins import EXACT, Applied
+from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides, is_contiguous
+
+NAME = "reshape"
+
+
+def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
+    """The weights with the new shapes.
+
+    Raises: PlanError for a shape with another number of elements.
+    """
+    tensors = dict(weights.tensors)
+    for key, shape in options["shapes"].items():
+        tensors[key] = _reshaped(key, tensors[key], tuple(shape))
+    return Applied(replace(weights, tensors=tensors), EXACT, tuple(options["shapes"]))
+
+
+def _reshaped(key: str, tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
+    spec = TensorSpec(tensor.dtype, shape)
+    if spec.numel != tensor.numel:
+        raise PlanError(
+            f"{quoted(key)}: shape {tensor.shape} cannot become {shape}", code="plan.reshape"
+        )
+    source = tensor.source
+    if isinstance(source, View) and is_contiguous(tensor.shape, source.stride):
+        source = View(
+            source.record, source.offset, contiguous_strides(shape), source.conj, source.negative
+        )
+    elif isinstance(source, View):
+        raise PlanError(f"{quoted(key)}: a strided tensor is not reshaped", code="plan.reshape")
+    return LazyTensor(spec, source)
