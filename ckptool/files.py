@@ -29,6 +29,9 @@ class Readable(Protocol):
     def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
         """The bytes of a range, in order, at most `step` at a time."""
 
+    def check_unchanged(self) -> None:
+        """Raise if what is behind the bytes is no longer what was opened."""
+
 
 class ByteFile:
     """An open regular file: its path, its size in bytes, and positional reads of it."""
@@ -119,6 +122,9 @@ class MemoryFile:
     def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
         """The bytes of a range in one piece."""
         yield self.read(offset, length)
+
+    def check_unchanged(self) -> None:
+        """Nothing to do: the bytes are in memory."""
 
 
 def sibling(path: str, name: str) -> str:

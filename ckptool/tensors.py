@@ -188,6 +188,7 @@ class View:
                 yield memoryview(block)
         else:
             yield from self._gathered(spec, step)
+        record.file.check_unchanged()
 
     def extent(self, spec: TensorSpec) -> Extent | None:
         """The run of file bytes, for a contiguous little-endian window that is not deflated."""

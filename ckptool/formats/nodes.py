@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ckptool.errors import FormatError
+
 
 class Global:
     """A name that a plain unpickler would import."""
@@ -122,6 +124,24 @@ def integers(value: object) -> tuple[int, ...] | None:
     if type(value) is not tuple or any(type(item) is not int for item in value):
         return None
     return value
+
+
+def raw_bytes(node: object) -> bytes | Span | None:
+    """A bytes value, as protocols 0 to 2 spell it too: `_codecs.encode(text, 'latin1')`."""
+    if type(node) is bytes or type(node) is Span:
+        return node
+    if called(node) == "_codecs.encode" and len(arguments(node)) == 2:
+        value, encoding = arguments(node)
+        if type(value) is str and text(encoding) in ("latin1", "latin-1"):
+            try:
+                return value.encode("latin-1")
+            except UnicodeEncodeError:
+                raise FormatError(
+                    "bytes written as text do not fit Latin-1", code="pickle.bytes"
+                ) from None
+    if called(node) in ("builtins.bytes", "__builtin__.bytes") and not arguments(node):
+        return b""
+    return None
 
 
 _WRAPPED = ("torch.Size", "torch.jit._pickle.build_intlist")

@@ -13,13 +13,12 @@ from dataclasses import replace
 from ckptool.checkpoint import Refused
 from ckptool.dtypes import DTYPES, find
 from ckptool.errors import FormatError
-from ckptool.formats.nodes import Call, Global, Span, arguments, called, integers, text
+from ckptool.formats.nodes import Call, Global, arguments, called, integers, raw_bytes, text
 from ckptool.formats.rebuild import Storages
 from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides
 
 _MODULES = ("numpy.core.multiarray.", "numpy._core.multiarray.")
 _RECONSTRUCT = tuple(f"{module}_reconstruct" for module in _MODULES)
-_SCALAR = tuple(f"{module}scalar" for module in _MODULES)
 _FROMBUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _DTYPE = re.compile(r"([<>|=]?)([fiubc])(1|2|4|8|16)")
 _NAMES = {"f": "float", "i": "int", "u": "uint", "c": "complex"}
@@ -29,11 +28,6 @@ def is_array(node: Call) -> bool:
     """Whether a call would rebuild an array."""
     name = called(node)
     return name in _RECONSTRUCT or name in _FROMBUFFER
-
-
-def is_scalar(node: Call) -> bool:
-    """Whether a call would rebuild a numpy scalar."""
-    return called(node) in _SCALAR
 
 
 def array_of(node: Call, storages: Storages) -> LazyTensor | Refused:
@@ -68,22 +62,6 @@ def array_of(node: Call, storages: Storages) -> LazyTensor | Refused:
     if byteorder == "big":
         record = replace(record, byteorder="big")
     return LazyTensor(TensorSpec(spec, shape), View(record, 0, strides))
-
-
-def raw_bytes(node: object) -> bytes | Span | None:
-    """A bytes value, as protocols 0 to 2 spell it too: `_codecs.encode(text, 'latin1')`."""
-    if type(node) is bytes or type(node) is Span:
-        return node
-    if called(node) == "_codecs.encode" and len(arguments(node)) == 2:
-        value, encoding = arguments(node)
-        if type(value) is str and text(encoding) in ("latin1", "latin-1"):
-            try:
-                return value.encode("latin-1")
-            except UnicodeEncodeError:
-                raise _bad("bytes written as text do not fit Latin-1") from None
-    if called(node) in ("builtins.bytes", "__builtin__.bytes") and not arguments(node):
-        return b""
-    return None
 
 
 def _dtype(node: object) -> tuple[str | None, str]:

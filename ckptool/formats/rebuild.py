@@ -23,6 +23,7 @@ from ckptool.formats.nodes import (
     called,
     integers,
     pairs,
+    raw_bytes,
     text,
 )
 from ckptool.tensors import LazyTensor, Record, TensorSpec, View
@@ -177,8 +178,8 @@ def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, 
     """
     name, args = called(node), arguments(node)
     if name == "torch.storage._load_from_bytes" and len(args) == 1:
-        data = args[0]
-        if type(data) is bytes or type(data) is Span:
+        data = raw_bytes(args[0])
+        if data is not None:
             return *storages.nested(storages.large(data)), 0
     if name in ("torch.storage.TypedStorage", "torch.storage._TypedStorage"):
         return Refused("storage", "it is a storage object of its own, not a reference to one")
