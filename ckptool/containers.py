@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ckptool.checkpoint import LeftAside, Refused, Tree, Value, WeightSet, is_tree
 from ckptool.errors import FormatError, WeightsError, listed, quoted
-from ckptool.salvage import module_parts, salvage
+from ckptool.salvage import is_module, salvage
 from ckptool.tensors import LazyTensor, View
 
 ROOT = "."
@@ -118,7 +118,7 @@ def _candidates(root: Value, least_share: float = 0.5) -> Iterator[WeightSet]:
         if tree.type.startswith("__torch__"):
             yield _scripted(path or ROOT, tree)
             continue
-        if module_parts(tree) is not None:
+        if is_module(tree):
             seen.add(tree.identity)
             yield salvage(path or ROOT, tree)
             continue

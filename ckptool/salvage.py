@@ -12,14 +12,16 @@ from ckptool.errors import FormatError, listed
 from ckptool.tensors import LazyTensor
 
 _PARTS = ("_parameters", "_buffers", "_modules")
+# Two kinds of module pickle themselves as a call: with all attributes, or with the inner module.
+_TRACED = "torch.fx.graph_module.reduce_graph_module"
+_COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
 _LARGEST = 2_000_000  # keys; modules shared many times over could name more than a file can hold
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 
 
-def module_parts(tree: Tree) -> Mapping[str, Value] | None:
-    """The attributes of a pickled module, None if the object is not one."""
-    attributes = dict(tree.attributes())
-    return attributes if all(is_tree(attributes.get(part)) for part in _PARTS) else None
+def is_module(tree: Tree) -> bool:
+    """Whether an object in a pickle is an `nn.Module`."""
+    return tree.type == _COMPILED or _parts(tree) is not None
 
 
 def salvage(name: str, tree: Tree) -> WeightSet:
@@ -34,12 +36,20 @@ def salvage(name: str, tree: Tree) -> WeightSet:
     todo: list[tuple[str, Tree, frozenset[int]]] = [("", tree, frozenset())]
     while todo:
         prefix, module, above = todo.pop()
-        parts = module_parts(module)
-        if parts is None:
-            continue
         if module.identity in above or len(above) > 200:
             raise FormatError("a pickled module contains itself", code="salvage.cycle")
+        above |= {module.identity}
         classes[module.type] = None
+        parts = _parts(module)
+        if parts is None:
+            inner = dict(module.attributes()).get("(0)")
+            if module.type == _COMPILED and is_tree(inner):
+                todo.append((f"{prefix}_orig_mod.", inner, above))
+            else:
+                refused[prefix.rstrip(".")] = Refused(
+                    "module", f"{module.type} pickles itself in a way that hides its tensors"
+                )
+            continue
         if any(_length(parts.get(hook)) for hook in _HOOKS):
             hooked[module.type] = None
         for key, value in _own(parts):
@@ -47,11 +57,14 @@ def salvage(name: str, tree: Tree) -> WeightSet:
                 tensors[prefix + key] = value
             elif isinstance(value, Refused):
                 refused[prefix + key] = value
+            elif is_tree(value):
+                refused[prefix + key] = Refused("unknown", f"{value.type} is no tensor known here")
         if len(tensors) + len(refused) + len(todo) > _LARGEST:
             raise FormatError("a pickled module has too many entries", code="salvage.size")
         children = [
-            (f"{prefix}{key}.", child, above | {module.identity})
-            for key, child in _children(parts["_modules"])
+            (f"{prefix}{key}.", child, above)
+            for key, child in _children_of(parts["_modules"])
+            if is_tree(child)
         ]
         todo += reversed(children)
     return WeightSet(
@@ -61,6 +74,14 @@ def salvage(name: str, tree: Tree) -> WeightSet:
         origin=tree.type,
         findings=_findings(tree.type, list(classes), list(hooked)),
     )
+
+
+def _parts(tree: Tree) -> Mapping[str, Value] | None:
+    """The attributes of a pickled module, None if they are not those of one."""
+    attributes = dict(tree.attributes())
+    if tree.type == _TRACED:
+        attributes = dict(_children_of(attributes.get("(0)")))
+    return attributes if all(is_tree(attributes.get(part)) for part in _PARTS) else None
 
 
 def _own(parts: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
@@ -76,15 +97,6 @@ def _own(parts: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
 def _children_of(value: Value) -> Iterator[tuple[str, Value]]:
     if is_tree(value):
         yield from value.items()
-        if value.type.endswith(".set"):
-            for _, argument in value.attributes():
-                yield from _children_of(argument)
-
-
-def _children(value: Value) -> Iterator[tuple[str, Tree]]:
-    for key, child in _children_of(value):
-        if is_tree(child):
-            yield key, child
 
 
 def _length(value: Value) -> int:

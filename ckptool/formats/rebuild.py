@@ -56,6 +56,8 @@ _KINDS = {
         "device",
         "it is stored as an array for another device",
     ),
+    "torch.nn.parameter.UninitializedParameter": ("uninitialised", "it never got a shape"),
+    "torch.nn.parameter.UninitializedBuffer": ("uninitialised", "it never got a shape"),
 }
 
 
