@@ -37,6 +37,13 @@ class Result:
     nbytes: int
     sha256: str
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    also_fits: tuple[str, ...] = ()
+    fits_strict: bool | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One sentence for each thing that an edit did not carry over."""
+        return tuple(note for result in self.applied for note in result.notes)
 
 
 def carry_out(

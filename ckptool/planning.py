@@ -16,8 +16,10 @@ from ckptool.causes import Cause, Situation, Target
 from ckptool.causes.order import DETECTORS
 from ckptool.checkpoint import WeightSet
 from ckptool.compare import Comparison, compare
-from ckptool.errors import PlanError, quoted
+from ckptool.dtypes import cast_target
+from ckptool.errors import PlanError, listed, quoted
 from ckptool.plugins import Applied, edit
+from ckptool.rules import user_rule
 
 VERSION = 1
 
@@ -53,6 +55,23 @@ class Plan:
                 for s in self.steps
             ],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user may ask of a conversion, as `ckptool convert` names it."""
+
+    dtype: str | None = None
+    num_classes: int | None = None
+    class_map: str | None = None
+    strip_prefix: str | None = None
+    add_prefix: str | None = None
+    rename: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    on_overflow: str = "error"
+    keep_fp32: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,83 @@ def solve(weights: WeightSet, target: Target) -> Solved:
             open_entries = left
     after = compare(weights.specs, target.specs, weights.versions)
     return Solved(tuple(causes), tuple(applied), weights, before, after)
+
+
+def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Plan:
+    """The steps that the options ask for and, with a target, those that its diff asks for.
+
+    Raises: PlanError if the result would not fit the target.
+    """
+    steps = _asked_for(options)
+    asked, _ = execute(made(weights, steps), weights)
+    if target is not None:
+        steps += _towards(asked, target, options)
+    elif options.num_classes is not None:
+        raise PlanError(
+            "which tensors depend on the class count, only an architecture tells",
+            hint="--arch NAME",
+            code="plan.architecture",
+        )
+    if options.dtype is not None:
+        steps.append(_cast(options, target))
+    count = options.num_classes
+    if target is not None and count is None:
+        count = target.num_classes
+    name = target.name if target else None
+    return made(weights, steps, arch=name, num_classes=count, dtype=options.dtype)
+
+
+def _asked_for(options: Options) -> list[Step]:
+    """The steps of the options that name keys."""
+    steps = []
+    if options.strip_prefix:
+        steps.append(Step("rename", {"strip": options.strip_prefix}))
+    if options.add_prefix:
+        steps.append(Step("rename", {"add": options.add_prefix}))
+    if options.rename:
+        rules = [user_rule(text) for text in options.rename]
+        steps.append(Step("rename", {"rules": [[rule.old, rule.new] for rule in rules]}))
+    if options.drop:
+        steps.append(Step("drop", {"drop": list(options.drop)}))
+    if options.keep:
+        steps.append(Step("drop", {"keep": list(options.keep)}))
+    return steps
+
+
+def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]:
+    """The steps that make the weights fit the target."""
+    solved = solve(weights, target)
+    steps = []
+    for cause in solved.causes:
+        if cause.edit is None:
+            raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
+        if not cause.automatic and not _allowed(cause, options):
+            raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
+        steps.append(Step(cause.edit, cause.options))
+    if not solved.after.fits:
+        left = [entry.key for entry in solved.after.entries if entry.kind != "dtype"]
+        raise PlanError(
+            f"{len(left):,} differences from {quoted(target.name)} are left that no edit "
+            f"removes: {listed(left)}",
+            hint="ckptool diff shows them all",
+            code="plan.unexplained",
+        )
+    return steps
+
+
+def _allowed(cause: Cause, options: Options) -> bool:
+    return cause.code == "class-count" and options.num_classes is not None
+
+
+def _cast(options: Options, target: Target | None) -> Step:
+    assert options.dtype is not None
+    derived = target.architecture.derived if target and target.architecture else ()
+    values: dict[str, Any] = {"dtype": cast_target(options.dtype), "overflow": options.on_overflow}
+    if options.keep_fp32:
+        values["keep_fp32"] = list(options.keep_fp32)
+    if derived:
+        values["except"] = list(derived)
+    return Step("cast", values)
 
 
 def signature(weights: WeightSet) -> str:

@@ -17,7 +17,7 @@ from ckptool.errors import PlanError, listed, quoted
 
 EXACT, SELECTIVE, LOSSY = "exact", "selective", "lossy"
 
-EDITS = ("rename", "drop", "fill", "reshape", "heads", "cast")
+EDITS = ("rename", "drop", "fill", "reshape", "fold", "materialise", "channels", "heads", "cast")
 
 
 @dataclass(frozen=True, slots=True)
