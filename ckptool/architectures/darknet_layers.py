@@ -361,7 +361,7 @@ def _anchors(section: Section, mask: Sequence[int], unit: int) -> tuple[tuple[fl
     pairs = list(zip(numbers[::2], numbers[1::2], strict=False))
     for number in mask:
         if not 0 <= number < len(pairs):
-            raise section.refused(f"wants anchor {number:,}; `anchors` has {len(pairs):,} pairs")
+            raise section.refused(f"wants anchor {number:,}; `anchors` has {len(pairs):,}")
     return tuple(pairs[number] for number in mask)
 
 
