@@ -8,6 +8,7 @@ Source: what each framework's own loader takes: timm 1.0.31 (`_helpers.py`), mme
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -22,11 +23,11 @@ _MOST_NODES = 50_000_000
 
 _PRIMARY = (
     "state_dict model module net network model_state_dict model_state params weights blobs "
-    "model_dict generator"
+    "model_dict"
 ).split()
 _KNOWN = frozenset(_PRIMARY) | frozenset(
     "state_dict_ema model_ema ema ema_model ema_state_dict ema_net current_model_state params_ema "
-    "student teacher discriminator shadow averaged_model".split()
+    "student teacher generator discriminator shadow averaged_model".split()
 )
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged|swa|shadow|teacher)(?:$|[._])")
 _ASIDE = re.compile(
@@ -46,13 +47,15 @@ def find(root: Value) -> tuple[WeightSet, ...]:
     if not sets:
         return ()
     sets = [found for found in sets if not any(_outdone(found, other) for other in sets)]
-    largest = max(len(found.tensors) for found in sets)
-    kept = [
-        found
-        for found in sets
-        if _KNOWN.intersection(found.name.split(".")) or len(found.tensors) * 2 >= largest
-    ]
-    return _labelled(kept, _root_keys(root))
+    known = [_KNOWN.intersection(found.name.split(".")) for found in sets]
+    if any(known):  # the small ones beside them are statistics, counters, losses
+        largest = max(len(found.tensors) for found in sets)
+        sets = [
+            found
+            for found, name in zip(sets, known, strict=True)
+            if name or len(found.tensors) * 2 >= largest
+        ]
+    return _labelled(sets)
 
 
 def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
@@ -67,7 +70,7 @@ def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
                 return found
         raise WeightsError(
             f"no weight set {quoted(wanted)} in the file; it holds {listed(names) or 'none'}",
-            hint=f"--weights {names[0]}" if names else None,
+            hint=_options(names[:1]) or None,
             code="weights.unknown",
         )
     if not sets:
@@ -77,7 +80,7 @@ def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
         raise WeightsError(
             f"the file holds {len(sets)} weight sets: "
             + ", ".join(f"{quoted(found.name)} ({_described(found)})" for found in sets[:6]),
-            hint=" or ".join(f"--weights {name}" for name in names[:6]),
+            hint=_options(names[:6]),
             code="weights.ambiguous",
         )
     return chosen
@@ -85,14 +88,19 @@ def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
 
 def left_aside(root: Value, chosen: WeightSet | None) -> tuple[LeftAside, ...]:
     """What the file holds beside the chosen weights, with the bytes of its tensors."""
-    steps = [] if chosen is None or chosen.name == ROOT else chosen.name.split(".")
+    rest = "" if chosen is None or chosen.name == ROOT else chosen.name
     found = []
     here, prefix = root, ""
-    for step in steps:
-        siblings = list(_children(here))
-        found += [_aside(prefix + key, value) for key, value in siblings if key != step]
-        here = next((value for key, value in siblings if key == step), None)
-        prefix += f"{step}."
+    while rest:
+        children = list(_children(here))
+        # A key may have dots of its own: the longest one that fits is the step.
+        fitting = [key for key, _ in children if f"{rest}.".startswith(f"{key}.")]
+        if not fitting:
+            break
+        step = max(fitting, key=len)
+        found += [_aside(prefix + key, value) for key, value in children if key != step]
+        here = next(value for key, value in children if key == step)
+        prefix, rest = f"{prefix}{step}.", rest[len(step) + 1 :]
     if chosen is None or not chosen.origin:
         inside = {*chosen.tensors, *chosen.refused, "_metadata"} if chosen else set()
         found += [
@@ -213,11 +221,7 @@ def _outdone(found: WeightSet, other: WeightSet) -> bool:
     return other is not found and related and len(found.tensors) < len(other.tensors)
 
 
-def _root_keys(root: Value) -> frozenset[str]:
-    return frozenset(key for key, _ in root.items()) if is_tree(root) else frozenset()
-
-
-def _labelled(sets: list[WeightSet], keys: frozenset[str]) -> tuple[WeightSet, ...]:
+def _labelled(sets: list[WeightSet]) -> tuple[WeightSet, ...]:
     """The sets with `averaged` as the framework that wrote the file means it."""
     names = {found.name for found in sets}
     if len(sets) < 2:
@@ -249,6 +253,10 @@ def _chosen(sets: Sequence[WeightSet]) -> WeightSet | None:
         return None
     primary = [found for found in sets if found.name in _PRIMARY]
     return primary[0] if len(primary) == 1 else None
+
+
+def _options(names: list[str]) -> str:
+    return " or ".join(f"--weights {shlex.quote(name)}" for name in names)
 
 
 def _described(found: WeightSet) -> str:
