@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptool.dtypes import DTYPES, numpy_dtype
@@ -101,10 +102,12 @@ class LazyTensor:
         """The tensor as a new array; bfloat16 and float8 come as ml_dtypes types."""
         import numpy
 
+        chunks = self.chunks()
+        first = next(chunks, memoryview(b""))  # refused shapes are so before memory is taken
         array = numpy.empty(self.shape, numpy_dtype(self.dtype))
         flat = array.reshape(-1).view(numpy.uint8)
         at = 0
-        for chunk in self.chunks():
+        for chunk in chain((first,), chunks):
             flat[at : at + len(chunk)] = chunk
             at += len(chunk)
         return array
@@ -222,7 +225,7 @@ class View:
             axis -= 1
         rows = max(1, step // row)
         interleaved = any(
-            n > 1 and 0 < s < inner for n, s, inner in zip(shape, stride, spans[1:], strict=True)
+            shape[outer] > 1 and 0 < stride[outer] < spans[outer + 1] for outer in range(axis + 1)
         )
         whole = None
         if record.deflated:
