@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAMES = yolov4_cfgs.NAMES
+FAMILY = "yolov4"
+NEEDS = ("torch",)
 CFG = "darknet:"
 
 
@@ -56,7 +58,7 @@ def measure(name: str) -> Architecture:
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     return Architecture(
         name,
-        "darknet" if name.startswith(CFG) else "yolov4",
+        "darknet" if name.startswith(CFG) else FAMILY,
         net.num_classes,
         specs,
         axes,
@@ -64,7 +66,7 @@ def measure(name: str) -> Architecture:
         parameters=sum(spec.numel for key, spec in specs.items() if not key.endswith(buffers)),
         card=_card(net),
         source={"ckptool": VERSION},
-        needs=("torch",),
+        needs=NEEDS,
     )
 
 
@@ -72,17 +74,13 @@ def build(name: str, num_classes: int | None = None) -> nn.Module:
     """A live module: image (N, 3, height, width) to the raw map of every head; imports torch."""
     from ckptool.architectures.darknet_net import DarknetNet
 
-    net = find_network(name)
-    if num_classes is not None and num_classes != net.num_classes:
-        net = net.with_classes(num_classes)
+    net = _sized(name, num_classes)
     return DarknetNet(net, _spelling(name, net))
 
 
 def find_slots(name: str, num_classes: int | None = None) -> tuple[Slot, ...]:
     """The parameters in the order of the network's `.weights` file, under this name's keys."""
-    net = find_network(name)
-    if num_classes is not None and num_classes != net.num_classes:
-        net = net.with_classes(num_classes)
+    net = _sized(name, num_classes)
     return slots(net.layers, _spelling(name, net))
 
 
@@ -99,6 +97,16 @@ def find_network(name: str) -> Network:
         return network(read_sections(file.read(0, min(file.size, MOST_BYTES + 1))))
     except ArchitectureError as error:
         raise error.located(quoted(path)) from None
+
+
+def _sized(name: str, num_classes: int | None) -> Network:
+    net = find_network(name)
+    if num_classes is None or num_classes == net.num_classes:
+        return net
+    try:
+        return net.with_classes(num_classes)
+    except ArchitectureError as error:
+        raise error.located(quoted(name)) from None
 
 
 def _spelling(name: str, net: Network) -> Spelling:
@@ -118,7 +126,8 @@ def _init(parameter: str, layer: Layer) -> tuple[str, tuple[float, ...]]:
 def _card(net: Network) -> dict[str, object]:
     """What the weights do not say; one entry per head where the heads may differ.
 
-    Source: AlexeyAB/darknet `src/blas.c` (eps), `src/image.c` (pixels are divided by 255).
+    Source: AlexeyAB/darknet `src/blas.c` (eps), `src/batchnorm_layer.c` (momentum),
+    `src/image.c` (pixels are divided by 255).
     """
     heads = net.heads
     return {
@@ -127,6 +136,7 @@ def _card(net: Network) -> dict[str, object]:
         "std": [1.0] * net.shape[0],
         "activation": sorted({layer.activation for layer in net.layers} - {"linear"}),
         "bn_eps": 1e-5,
+        "bn_momentum": 0.1,
         "strides": [head.stride for head in heads],
         "anchors": [[list(pair) for pair in head.anchors] for head in heads],
         "anchor_masks": [list(head.mask) for head in heads],

@@ -186,6 +186,7 @@ def test_card_says_what_no_file_stores() -> None:
         "std": [1.0, 1.0, 1.0],
         "activation": ["leaky", "mish"],
         "bn_eps": 1e-5,
+        "bn_momentum": 0.1,
         "strides": [8, 16, 32],
         "anchors": [
             [[12.0, 16.0], [19.0, 36.0], [40.0, 28.0]],
@@ -254,7 +255,7 @@ def test_missing_cfg_and_a_weights_file_in_its_place(tmp_path: Path) -> None:
 def test_class_counts_that_cannot_be_are_refused() -> None:
     with pytest.raises(ArchitectureError) as caught:
         build("yolov4", 0)
-    assert caught.value.message == "found 0 classes, wanted 1 to 21,840"
+    assert caught.value.message == "`yolov4`: found 0 classes, wanted 1 to 21,840"
     with pytest.raises(ArchitectureError):
         build("yolov4-p5", 16_380)
 
