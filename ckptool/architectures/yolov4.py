@@ -28,7 +28,6 @@ from ckptool.architectures.darknet_layers import (
 from ckptool.architectures.spec import Architecture, ClassAxis, RowLayout
 from ckptool.errors import ArchitectureError, quoted
 from ckptool.files import ByteFile
-from ckptool.version import VERSION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 NAMES = yolov4_cfgs.NAMES
 FAMILY = "yolov4"
 NEEDS = ("torch",)
-CFG = "darknet:"
+PREFIX = "darknet:"
 
 
 def measure(name: str) -> Architecture:
@@ -58,14 +57,13 @@ def measure(name: str) -> Architecture:
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     return Architecture(
         name,
-        "darknet" if name.startswith(CFG) else FAMILY,
+        "darknet" if name.startswith(PREFIX) else FAMILY,
         net.num_classes,
         specs,
         axes,
         layouts,
         parameters=sum(spec.numel for key, spec in specs.items() if not key.endswith(buffers)),
         card=_card(net),
-        source={"ckptool": VERSION},
         needs=NEEDS,
     )
 
@@ -89,9 +87,9 @@ def find_network(name: str) -> Network:
 
     Raises: ArchitectureError for a bad cfg; CkptError for a file that cannot be read.
     """
-    if not name.startswith(CFG):
+    if not name.startswith(PREFIX):
         return network(yolov4_cfgs.sections(name))
-    path = name.removeprefix(CFG)
+    path = name.removeprefix(PREFIX)
     file = ByteFile(path)
     try:
         return network(read_sections(file.read(0, min(file.size, MOST_BYTES + 1))))
