@@ -102,15 +102,10 @@ class LazyTensor:
         """The tensor as a new array; bfloat16 and float8 come as ml_dtypes types."""
         import numpy
 
-        chunks = self.chunks()
-        first = next(chunks, memoryview(b""))  # refused shapes are so before memory is taken
-        array = numpy.empty(self.shape, numpy_dtype(self.dtype))
-        flat = array.reshape(-1).view(numpy.uint8)
-        at = 0
-        for chunk in chain((first,), chunks):
-            flat[at : at + len(chunk)] = chunk
-            at += len(chunk)
-        return array
+        kind = numpy_dtype(self.dtype)
+        if not self.numel:
+            return numpy.empty(self.shape, kind)
+        return numpy.frombuffer(self._data(), kind).reshape(self.shape)
 
     def torch(self) -> torch.Tensor:
         """The tensor as a new torch tensor on the CPU; imports torch."""
@@ -119,7 +114,18 @@ class LazyTensor:
         kind = getattr(torch, self.dtype)
         if not self.numel:
             return torch.empty(self.shape, dtype=kind)
-        return torch.frombuffer(bytearray(self.tobytes()), dtype=kind).reshape(self.shape)
+        return torch.frombuffer(self._data(), dtype=kind).reshape(self.shape)
+
+    def _data(self) -> bytearray:
+        """The data in memory of its own, taken only once the first block was not refused."""
+        chunks = self.chunks()
+        first = next(chunks, memoryview(b""))
+        data = bytearray(self.nbytes)
+        target, at = memoryview(data), 0
+        for chunk in chain((first,), chunks):
+            target[at : at + len(chunk)] = chunk
+            at += len(chunk)
+        return data
 
 
 @dataclass(frozen=True, slots=True)
