@@ -56,8 +56,8 @@ class RowLayout:
         kind = self.init[0]
         if kind not in ("xavier_uniform", "kaiming_normal"):
             return self.init
-        field = math.prod(shape[2:])
-        fan_in, fan_out = shape[1] * field, shape[0] * field
+        window = math.prod(shape[2:])
+        fan_in, fan_out = shape[1] * window, shape[0] * window
         if kind == "xavier_uniform":
             return "uniform", (math.sqrt(6 / (fan_in + fan_out)),)
         return "normal", (math.sqrt(2 / fan_out),)
