@@ -25,6 +25,7 @@ from ckptool.architectures.darknet_layers import (
     Network,
     network,
 )
+from ckptool.architectures.live import require
 from ckptool.architectures.spec import Architecture, ClassAxis, RowLayout
 from ckptool.errors import ArchitectureError, quoted
 from ckptool.files import ByteFile
@@ -69,7 +70,11 @@ def measure(name: str) -> Architecture:
 
 
 def build(name: str, num_classes: int | None = None) -> nn.Module:
-    """A live module: image (N, 3, height, width) to the raw map of every head; imports torch."""
+    """A live module: image (N, 3, height, width) to the raw map of every head; imports torch.
+
+    Raises: ArchitectureError for a bad cfg, a class count that cannot be, or without torch.
+    """
+    require("torch", name)
     from ckptool.architectures.darknet_net import DarknetNet
 
     net = _sized(name, num_classes)

@@ -260,6 +260,14 @@ def test_class_counts_that_cannot_be_are_refused() -> None:
         build("yolov4-p5", 16_380)
 
 
+def test_building_without_torch_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ArchitectureError) as caught:
+        build("yolov4")
+    assert caught.value.message.startswith("`yolov4` needs `torch`, which ")
+    assert caught.value.hint == "pip install 'ckptool[live]'"
+
+
 def test_a_manifest_needs_no_torch() -> None:
     """Neither a name nor a cfg imports torch or numpy; building does."""
     code = (
