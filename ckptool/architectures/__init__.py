@@ -3,7 +3,7 @@
 Built in are the frozen ones (`ckptool archs` lists them). A name with a prefix is measured on a
 live model: `torchvision:NAME`, `timm:NAME`, `darknet:FILE.cfg` (which needs no torch), and
 `package.module:callable`. Other packages add names by an entry point of the group
-`ckptool.architectures`: a module or object with the three functions of `Source`.
+`ckptool.architectures`: a module or object with the three functions of `Plugin`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture, Summary
-from ckptool.errors import ArchitectureError, quoted
+from ckptool.errors import ArchitectureError, CkptError, quoted
 from ckptool.files import names_in
 
 GROUP = "ckptool.architectures"
@@ -26,16 +27,20 @@ _PREFIXES = {"darknet": "yolov4", "timm": "timm", "torchvision": "torchvision"}
 
 
 class Source(Protocol):
-    """What supplies architectures by name."""
-
-    def names(self) -> Iterable[str]:
-        """The names, without a colon, that this source answers to."""
+    """What supplies architectures by name: a module of this package, or another package."""
 
     def measure(self, name: str) -> Architecture:
         """The architecture; `live.measure_model` makes one from a function that builds it."""
 
     def build(self, name: str, num_classes: int | None) -> Any:
         """A live torch.nn.Module on the CPU, for the default class count if it is None."""
+
+
+class Plugin(Source, Protocol):
+    """What an entry point gives."""
+
+    def names(self) -> Iterable[str]:
+        """The names, without a colon, that it answers to; built-in names come first."""
 
 
 def find(name: str, *, live: bool = False) -> Architecture:
@@ -46,7 +51,9 @@ def find(name: str, *, live: bool = False) -> Architecture:
     """
     found = None if live else frozen.find(name)
     if found is None:
-        found = _source(name).measure(name)
+        source = _source(name)
+        with _shielded(name):
+            found = source.measure(name)
     return found
 
 
@@ -55,12 +62,14 @@ def build(name: str, num_classes: int | None = None) -> Any:
 
     Raises: ArchitectureError, as `find`.
     """
-    return _source(name).build(name, num_classes)
+    source = _source(name)
+    with _shielded(name):
+        return source.build(name, num_classes)
 
 
 def names() -> tuple[str, ...]:
     """The names of all built-in architectures and of those that other packages add."""
-    return (*frozen.index(), *(name for plugin in _plugins() for name in plugin.names()))
+    return (*frozen.index(), *(name for _, own in _plugins() for name in own))
 
 
 def archs(pattern: str | None = None) -> tuple[Summary, ...]:
@@ -123,8 +132,8 @@ def _source(name: str) -> Source:
     prefix, colon, _ = name.partition(":")
     if colon and prefix != "detectron2":
         return _module(_PREFIXES.get(prefix, _CALLABLE))
-    for plugin in _plugins():
-        if name in plugin.names():
+    for plugin, own in _plugins():
+        if name in own:
             return plugin
     from ckptool.architectures.live import unknown
 
@@ -136,13 +145,14 @@ def _module(name: str) -> Source:
     return cast(Source, importlib.import_module(f"ckptool.architectures.{name}"))
 
 
-def _plugins() -> Iterator[Source]:
-    """The sources of other packages; importlib.metadata costs more than a frozen architecture."""
+def _plugins() -> Iterator[tuple[Plugin, tuple[str, ...]]]:
+    """The sources of other packages, and their names."""
     from importlib.metadata import entry_points
 
     for point in entry_points(group=GROUP):
         try:
-            yield point.load()
+            plugin = point.load()
+            own = tuple(plugin.names())
         except Exception as error:
             package = point.dist.name if point.dist else point.name
             raise ArchitectureError(
@@ -151,6 +161,26 @@ def _plugins() -> Iterator[Source]:
                 hint=f"pip uninstall {package}",
                 code="architecture.plugin",
             ) from None
+        yield plugin, own
+
+
+@contextmanager
+def _shielded(name: str) -> Iterator[None]:
+    """Somebody else's code runs quietly inside; whatever it raises becomes one sentence.
+
+    Raises: ArchitectureError.
+    """
+    from ckptool.architectures.live import quiet, told
+
+    try:
+        with quiet():
+            yield
+    except CkptError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ArchitectureError(
+            f"{quoted(name)} cannot be built: {told(error)}", code="architecture.build"
+        ) from None
 
 
 def _alike(one: Architecture, other: Architecture) -> bool:

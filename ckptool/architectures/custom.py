@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from ckptool.architectures import effdet, torchvision
-from ckptool.architectures.live import Module, building, measure_model, quiet, require, told
+from ckptool.architectures.live import Module, measure_model, require, told
 from ckptool.architectures.spec import Architecture
 from ckptool.errors import ArchitectureError, listed, quoted
 
@@ -60,8 +60,7 @@ def build(name: str, num_classes: int | None = None) -> Module:
                 "classes",
                 code="architecture.classes",
             )
-        with building(name):
-            module = function() if num_classes is None else function(num_classes=num_classes)
+        module = function() if num_classes is None else function(num_classes=num_classes)
     if not isinstance(module, torch.nn.Module):
         raise ArchitectureError(
             f"{quoted(name)} returned {quoted(type(module).__name__)}, wanted a torch.nn.Module",
@@ -96,8 +95,7 @@ def _import(name: str) -> Any:
             code="architecture.module",
         )
     try:
-        with quiet():
-            return importlib.import_module(name)
+        return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         absent = isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}.")
         raise ArchitectureError(

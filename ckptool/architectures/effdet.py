@@ -14,7 +14,6 @@ from ckptool.architectures.live import (
     Facts,
     Known,
     Module,
-    building,
     measure_model,
     numerics,
     padding,
@@ -60,10 +59,9 @@ def build(name: str, num_classes: int | None = None) -> Module:
     Raises: ArchitectureError if effdet is not installed.
     """
     effdet = require("effdet", name)
-    with building(name):
-        return effdet.create_model(
-            name, num_classes=num_classes, pretrained=False, pretrained_backbone=False
-        )
+    return effdet.create_model(
+        name, num_classes=num_classes, pretrained=False, pretrained_backbone=False
+    )
 
 
 def _model(model: Module) -> Known:

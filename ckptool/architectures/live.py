@@ -20,7 +20,6 @@ from ckptool.architectures.spec import Architecture, ClassAxis, RowLayout
 from ckptool.dtypes import DTYPES
 from ckptool.errors import (
     ArchitectureError,
-    CkptError,
     UnsupportedError,
     listed,
     printable,
@@ -36,6 +35,7 @@ Build = Callable[[int | None], Module]
 
 # Two counts that no default has and that share no factor; 1 and 2 often build another head.
 _COUNTS = (11, 24)
+_ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 _INSTALL = "pip install 'ckptool[live]'"
 
 
@@ -76,26 +76,18 @@ def measure_model(
     """
     facts = facts or {}
     first = _take(name, build, None if default else _COUNTS[0], facts)
+    known = num_classes if default else _COUNTS[0]
     axes: Mapping[str, ClassAxis] = {}
     if sized:
-        asked = None if num_classes is None else num_classes + _COUNTS[0]
-        shots = [
-            (count, _take(name, build, count, facts).specs)
-            for count in (_COUNTS if asked is None else (asked,))
-            if default or count != _COUNTS[0]
-        ]
-        if not default:
-            shots.append((_COUNTS[0], first.specs))
-        if num_classes is not None:
-            shots.append((num_classes, first.specs))
-        axes = _axes(shots)
-        if default and num_classes is None:
-            num_classes = _count(axes, first.specs)
-        axes = axes if num_classes is not None or not default else {}
+        counts = _COUNTS if known is None else (known + _COUNTS[0],)
+        shots = [(count, _take(name, build, count, facts).specs) for count in counts]
+        axes = _axes(shots if known is None else [*shots, (known, first.specs)])
+        known = _count(axes, first.specs) if known is None else known
+    axes = axes if known is not None else {}
     return Architecture(
         name=name,
         family=family,
-        num_classes=num_classes,
+        num_classes=known if default else None,
         specs=first.specs,
         axes=axes,
         layouts=_layouts(first, axes),
@@ -149,23 +141,6 @@ def unknown(name: str, known: Iterable[str], hint: str = "") -> ArchitectureErro
 
 
 @contextlib.contextmanager
-def building(name: str) -> Iterator[None]:
-    """Quiet, and whatever somebody else's code raises inside becomes one sentence.
-
-    Raises: ArchitectureError.
-    """
-    try:
-        with quiet():
-            yield
-    except CkptError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ArchitectureError(
-            f"{quoted(name)} cannot be built: {told(error)}", code="architecture.build"
-        ) from None
-
-
-@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Somebody else's code runs inside: its output goes to stderr, its warnings nowhere."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -191,7 +166,7 @@ def numerics(modules: Iterable[Module]) -> dict[str, object]:
         if hasattr(module, "running_mean") and hasattr(module, "eps"):
             eps.add(module.eps)
             momentum.add(getattr(module, "momentum", None))
-        if "activation" in type(module).__module__:
+        if type(module).__module__.startswith(_ACTIVATIONS) and not hasattr(module, "num_heads"):
             slope = getattr(module, "negative_slope", None)
             kind = type(module).__name__.lower()
             activations.add(kind if slope is None else f"{kind}({slope:g})")

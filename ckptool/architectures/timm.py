@@ -11,7 +11,6 @@ from ckptool.architectures.live import (
     Facts,
     Known,
     Module,
-    building,
     measure_model,
     require,
     unknown,
@@ -43,8 +42,7 @@ def build(name: str, num_classes: int | None = None) -> Module:
     if not timm.is_model(short.split(".")[0]):
         raise unknown(name, (PREFIX + each for each in timm.list_models()))
     options = {} if num_classes is None else {"num_classes": num_classes}
-    with building(name):
-        return timm.create_model(short, pretrained=False, **options)
+    return timm.create_model(short, pretrained=False, **options)
 
 
 def _configured(module: Module) -> Known:

@@ -17,7 +17,6 @@ from ckptool.architectures.live import (
     Facts,
     Known,
     Module,
-    building,
     measure_model,
     require,
     unknown,
@@ -65,8 +64,7 @@ def build(name: str, num_classes: int | None = None) -> Module:
         options["weights_backbone"] = None
     if num_classes is not None:
         options["num_classes"] = num_classes
-    with building(name):
-        return builder(**options)
+    return builder(**options)
 
 
 def _rows(init: _Init, groups: int = 1, per_class: int = 1) -> RowLayout:
