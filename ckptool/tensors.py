@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import torch
 
 
+MOST_AXES = 64
+MOST_ELEMENTS = 1 << 48
+
+
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What an architecture wants and a file declares: the element type's name and the shape."""
@@ -310,6 +314,12 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def is_possible(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor may have the shape: not too many axes, nor elements, empty axes aside."""
+    in_range = len(shape) <= MOST_AXES and min(shape, default=0) >= 0
+    return in_range and math.prod(filter(None, shape)) < MOST_ELEMENTS
 
 
 def is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -7,9 +7,11 @@ public advisories on pickle loaders name as reaching a shell, a file, the networ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from ckptool.checkpoint import GlobalName
+from ckptool.dtypes import find
 from ckptool.formats.nodes import Global
 
 _RUNS = "runs code"
@@ -66,47 +68,54 @@ _HARMLESS = frozenset(
     + "copyreg._reconstructor copy_reg._reconstructor collections.deque collections.defaultdict "
     "types.SimpleNamespace types.MappingProxyType datetime.datetime datetime.date "
     "datetime.timedelta datetime.timezone datetime.time decimal.Decimal fractions.Fraction "
-    "uuid.UUID _codecs.encode numpy.dtype numpy.ndarray".split()
+    "uuid.UUID _codecs.encode numpy.dtype numpy.ndarray torch.serialization._get_layout".split()
+    + [
+        f"torch.{name}"
+        for name in (
+            "device dtype layout memory_format strided sparse_coo sparse_csr sparse_csc sparse_bsr "
+            "sparse_bsc jagged contiguous_format preserve_format channels_last channels_last_3d "
+            "per_tensor_affine per_channel_affine per_tensor_symmetric per_channel_symmetric "
+            "per_channel_affine_float_qparams"
+        ).split()
+    ]
 )
-_HARMLESS_MODULES = (
-    "numpy.core.multiarray",
-    "numpy._core.multiarray",
-    "numpy.core.numeric",
-    "numpy._core.numeric",
-    "numpy.random",
-    "torch._utils",
-    "torch._tensor",
-    "torch.jit._pickle",
-    "torch.storage",
-    "__torch__",
+_REBUILDERS = re.compile(
+    r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type(_v2)?"
+    r"|torch\.jit\._pickle\.(build_\w+|restore_type_tag)|__torch__\..*"
+    r"|numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
+    r"|numpy\.random\._pickle\.\w+"
 )
-_RECURSES = {"torch.storage._load_from_bytes": "loads another pickle"}
+_EXACTLY = {
+    "torch.storage._load_from_bytes": "loads another pickle",
+    "torch.load": "loads another pickle",
+    "torch.package.PackageImporter": _RUNS,
+}
 
 
 def label(names: Iterable[Global]) -> tuple[GlobalName, ...]:
     """The globals with what each would have done, in order, each once."""
-    found = {}
-    for item in names:
-        name = f"{item.module}.{item.name}"
-        found[name] = GlobalName(name, _danger(item.module, item.name))
+    found = {item.path: GlobalName(item.path, _danger(item)) for item in names}
     return tuple(found.values())
 
 
-def _danger(module: str, name: str) -> str | None:
-    full = f"{module}.{name}"
-    if full in _RECURSES:
-        return _RECURSES[full]
-    if full in _HARMLESS or module.startswith(_HARMLESS_MODULES):
+def _danger(item: Global) -> str | None:
+    if item.path in _EXACTLY:
+        return _EXACTLY[item.path]
+    # A dotted name leads on from a module to whatever that module has imported.
+    if "." not in item.name and (
+        item.path in _HARMLESS
+        or _REBUILDERS.fullmatch(item.path)
+        or (item.module == "torch" and find(item.name))
+    ):
         return None
     # `os` with the name `path.join` is the same attribute as `os.path` with `join`.
-    parts = full.split(".")
-    for length in range(1, len(parts)):
-        reason = _MODULES.get(".".join(parts[:length]))
-        if reason and not (reason is _RUNS and _is_class(parts[-1]) and parts[0] == "torch"):
+    parts = item.path.split(".")
+    a_class = _is_class(parts[-1])
+    for known in (parts[0], ".".join(parts[:2])):
+        reason = _MODULES.get(known)
+        if reason and not (reason is _RUNS and a_class and parts[0] == "torch"):
             return reason
-    if module == "torch" or _is_class(parts[-1]):
-        return None
-    return "is called, and ckptool does not know it"
+    return None if a_class else "is called, and ckptool does not know it"
 
 
 def _is_class(name: str) -> bool:

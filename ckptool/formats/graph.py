@@ -52,7 +52,7 @@ class NodeTree:
         if type(node) is Call:
             node = _class_of(node)
         if type(node) is Global:
-            return f"{node.module}.{node.name}"
+            return node.path
         if type(node) is PersistentId:
             return "persistent id"
         return "bytes" if type(node) is Span else "object"

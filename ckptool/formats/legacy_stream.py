@@ -9,13 +9,13 @@ little-endian whatever the machine was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ckptool.dtypes import DType
 from ckptool.errors import FormatError, quoted
 from ckptool.files import MemoryFile, Readable
-from ckptool.formats.nodes import ListNode, Span, text
+from ckptool.formats.nodes import Global, ListNode, Span, arguments, holder, raw_bytes, text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import storage_reference
 from ckptool.tensors import Record
@@ -28,13 +28,13 @@ _FIRST_READ = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class LegacyStream:
-    """The object's pickle, the bytes it is in (from `base` in the file), and the storages.
+    """The object's pickle, whose data starts at `base` in the file, and the storages.
 
-    `end` is the file offset behind the last storage.
+    `pickles` are all five; `end` is the file offset behind the last storage.
     """
 
     pickle: Pickle
-    data: bytes
+    pickles: tuple[Pickle, ...]
     base: int
     records: Mapping[str, Record]
     end: int
@@ -56,23 +56,83 @@ def parse(file: Readable, start: int, end: int) -> LegacyStream:
             if error.code != "pickle.truncated" or whole:
                 raise
             size *= 4
-    body, keys = pickles[3:]
+    *_, body, keys = pickles
     records, reached = _records(file, _keys(keys), _sizes(body), start + keys.end, end)
-    return LegacyStream(body, data, start, records, reached)
+    return LegacyStream(body, tuple(pickles), start, records, reached)
 
 
-def large_value(file: Readable, base: int | None, data: bytes, value: bytes | Span) -> Record:
-    """A bytes value of a pickle as a record; `base` is where `data` lies in the file, or None."""
-    if type(value) is Span:
-        size = value.stop - value.start
-        if base is not None:
-            return Record(file, base + value.start, size, size, name="pickled bytes")
-        value = data[value.start : value.stop]
-    assert isinstance(value, bytes)
-    return Record(MemoryFile(value, file.path), 0, len(value), len(value), name="pickled bytes")
+class Values:
+    """The bytes values of a pickle as records, and the storages that are pickled inside them.
+
+    Each is made once, however often the stream refers to it. `base` is where the pickle's data
+    lies in the file, None where it does not lie there as it is.
+    """
+
+    def __init__(self, file: Readable, base: int | None, data: bytes) -> None:
+        self._file = MemoryFile(data, file.path) if base is None else file
+        self._base = base or 0
+        self._records: dict[tuple[type, int], tuple[object, Record]] = {}
+        self._storages: dict[int, tuple[Record, DType | None]] = {}
+
+    def record(self, node: object) -> Record | None:
+        """A bytes value as a record, None for any other value."""
+        value = holder(node)
+        key = type(node), id(value)
+        if key not in self._records:
+            raw = raw_bytes(node)
+            if raw is None:
+                return None
+            self._records[key] = value, self._record(raw)
+        return self._records[key][1]
+
+    def storage(self, node: object) -> tuple[Record, DType | None] | None:
+        """The storage in a bytes value and its element type, None if it is no bytes value."""
+        outer = self.record(node)
+        if outer is None:
+            return None
+        if id(outer) not in self._storages:
+            self._storages[id(outer)] = _nested_storage(outer)
+        return self._storages[id(outer)]
+
+    def _record(self, raw: bytes | Span) -> Record:
+        if type(raw) is Span:
+            size = raw.stop - raw.start
+            return Record(self._file, self._base + raw.start, size, size, name="pickled bytes")
+        assert isinstance(raw, bytes)
+        file = MemoryFile(raw, self._file.path)
+        return Record(file, 0, file.size, file.size, name="pickled bytes")
 
 
-def nested_storage(outer: Record) -> tuple[Record, DType | None]:
+def names_of(pickles: Iterable[Pickle], depth: int = 2) -> list[Global]:
+    """The globals of pickles, and of those that they would load from bytes inside them.
+
+    Nested bytes are read as at most five pickles, which is what torch writes; what is no pickle,
+    or lies deeper than two levels, stays opaque.
+    """
+    names: list[Global] = []
+    for pickle in pickles:
+        names += pickle.globals
+        loaded = {id(holder(arg)): arg for call in pickle.nested for arg in arguments(call)[:1]}
+        for value in loaded.values() if depth else ():
+            names += names_of(_nested_pickles(value, pickle.data), depth - 1)
+    return names
+
+
+def _nested_pickles(value: object, data: bytes) -> Iterator[Pickle]:
+    try:
+        raw = raw_bytes(value)
+        stream = data[raw.start : raw.stop] if type(raw) is Span else raw
+        at = 0
+        for _ in range(5):
+            if type(stream) is bytes and at < len(stream):
+                pickle = load(stream, at)
+                yield pickle
+                at = pickle.end
+    except FormatError:
+        return
+
+
+def _nested_storage(outer: Record) -> tuple[Record, DType | None]:
     """The one storage that a legacy stream inside a bytes value holds, and its element type."""
     stream = parse(outer.file, outer.offset, outer.offset + outer.nbytes)
     key, dtype, numel, _ = storage_reference(stream.pickle.root)

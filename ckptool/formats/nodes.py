@@ -11,13 +11,14 @@ from ckptool.errors import FormatError
 
 
 class Global:
-    """A name that a plain unpickler would import."""
+    """A name that a plain unpickler would import; `path` is `module.name`."""
 
-    __slots__ = ("module", "name")
+    __slots__ = ("module", "name", "path")
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
         self.name = name
+        self.path = f"{module}.{name}"
 
 
 class PersistentId:
@@ -104,7 +105,7 @@ def text(value: object) -> str | None:
 def called(node: object) -> str | None:
     """The dotted name of what a call would have called, None for anything else."""
     if type(node) is Call and type(node.function) is Global:
-        return f"{node.function.module}.{node.function.name}"
+        return node.function.path
     return None
 
 
@@ -124,6 +125,11 @@ def integers(value: object) -> tuple[int, ...] | None:
     if type(value) is not tuple or any(type(item) is not int for item in value):
         return None
     return value
+
+
+def holder(node: object) -> object:
+    """What a bytes value is made of: the same for all calls that encode one text."""
+    return arguments(node)[0] if called(node) == "_codecs.encode" and arguments(node) else node
 
 
 def raw_bytes(node: object) -> bytes | Span | None:

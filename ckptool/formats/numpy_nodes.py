@@ -13,9 +13,9 @@ from dataclasses import replace
 from ckptool.checkpoint import Refused
 from ckptool.dtypes import DTYPES, find
 from ckptool.errors import FormatError
-from ckptool.formats.nodes import Call, Global, arguments, called, integers, raw_bytes, text
+from ckptool.formats.nodes import Call, Global, arguments, called, integers, text
 from ckptool.formats.rebuild import Storages
-from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides
+from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides, is_possible
 
 _MODULES = ("numpy.core.multiarray.", "numpy._core.multiarray.")
 _RECONSTRUCT = tuple(f"{module}_reconstruct" for module in _MODULES)
@@ -49,16 +49,14 @@ def array_of(node: Call, storages: Storages) -> LazyTensor | Refused:
     if spec is None:
         return Refused("array", "its element type is not a number")
     shape = integers(size)
-    if shape is None or any(n < 0 for n in shape) or len(shape) > 64:
+    if shape is None or not is_possible(shape):
         raise _bad("the shape of an array is malformed")
-    raw = raw_bytes(data)
-    if raw is None:
+    record = storages.value(data)
+    if record is None:
         return Refused("array", "its elements are Python objects")
-    length = len(raw) if isinstance(raw, bytes) else raw.stop - raw.start
-    if math.prod(shape) * DTYPES[spec].itemsize != length:
-        raise _bad(f"an array of shape {shape} and dtype {spec} has {length:,} bytes")
+    if math.prod(shape) * DTYPES[spec].itemsize != record.nbytes:
+        raise _bad(f"an array of shape {shape} and dtype {spec} has {record.nbytes:,} bytes")
     strides = contiguous_strides(shape[::-1])[::-1] if fortran else contiguous_strides(shape)
-    record = storages.large(raw)
     if byteorder == "big":
         record = replace(record, byteorder="big")
     return LazyTensor(TensorSpec(spec, shape), View(record, 0, strides))

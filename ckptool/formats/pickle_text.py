@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 
 from ckptool.errors import FormatError, quoted
-from ckptool.formats.nodes import Global
+from ckptool.formats.nodes import Global, Span
 
 _GAP = Global("", "")  # fills the memo index 0 that Python 2 leaves out
 
-_INTEGER = re.compile(rb"[+-]?[0-9]{1,40}")
+_INTEGER = re.compile(rb"[+-]?[0-9]+")
+_LONGEST_INTEGER = 40  # digits; a longer one is metadata that nobody computes with
 _FLOAT = re.compile(
     rb"[+-]?(?:(?:[0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})(?:e[+-]?[0-9]{1,5})?|inf|nan)"
 )
@@ -52,8 +53,8 @@ def text_opcode(
         stack.append(str(text, "raw-unicode-escape"))
     else:  # PUT and GET
         index = _integer(text, i)
-        if index < 0:
-            raise bad(i, "memo", "the memo index is negative")
+        if type(index) is not int or index < 0:
+            raise bad(i, "memo", "the memo index is negative or has too many digits")
         if op == 0x67:
             stack.append(recall(memo, index, i))
         elif len(stack) == floor:
@@ -100,10 +101,10 @@ def underflow(i: int) -> FormatError:
     return bad(i, "stack", "an opcode finds too few values on the stack")
 
 
-def _integer(text: bytes, i: int) -> int:
+def _integer(text: bytes, i: int) -> int | Span:
     if not _INTEGER.fullmatch(text):
         raise bad(i, "operand", f"found {_shown(text)}, wanted an integer")
-    return int(text)
+    return int(text) if len(text) <= _LONGEST_INTEGER else Span(i, i + len(text))
 
 
 def _shown(text: bytes) -> str:

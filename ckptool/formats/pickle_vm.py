@@ -32,6 +32,9 @@ LONGEST_PICKLE = 1 << 30
 _LARGE = 1 << 12  # bytes values above this stay in the stream, as a Span
 _LONGEST_INTEGER = 64  # bytes; a larger one is metadata that nobody computes with
 
+# What torch wraps a storage's bytes in: a call of it loads another pickle.
+_LOADER = Global("torch.storage", "_load_from_bytes")
+
 _KINDS = {DictNode: "a dict", ListNode: "a list", SetNode: "a set"}
 
 _uint16 = Struct("<H").unpack_from
@@ -43,11 +46,16 @@ _float64 = Struct(">d").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class Pickle:
-    """One pickle: its root, the globals and persistent ids in stream order, the end of its STOP."""
+    """One pickle: its root, the globals and persistent ids in stream order, the end of its STOP.
 
+    `data` is what it was read from; `nested` are the calls that would load a pickle from bytes.
+    """
+
+    data: bytes
     root: object
     globals: tuple[Global, ...]
     persistent: tuple[PersistentId, ...]
+    nested: tuple[Call, ...]
     end: int
 
 
@@ -74,8 +82,10 @@ def _run(data: bytes, i: int) -> Pickle:
     floor = 0  # the stack depth at the innermost mark: nothing below it may be popped
     memo: list[object] = []
     persistent: list[PersistentId] = []
+    nested: list[Call] = []
     names: dict[tuple[str, str], Global] = {}
-    no_frame = len(data) + 1
+    size = len(data)
+    no_frame = 1 << 65  # further than any length can lead
     frame_end = no_frame
 
     while True:
@@ -128,10 +138,14 @@ def _run(data: bytes, i: int) -> Pickle:
             floor = marks[-1] if marks else 0
         elif op == 0x58:  # BINUNICODE
             end = i + 4 + _uint32(data, i)[0]
+            if end > size:
+                raise IndexError
             stack.append(str(data[i + 4 : end], "utf-8", "surrogatepass"))
             i = end
         elif op == 0x8C:  # SHORT_BINUNICODE
             end = i + 1 + data[i]
+            if end > size:
+                raise IndexError
             stack.append(str(data[i + 1 : end], "utf-8", "surrogatepass"))
             i = end
         elif op == 0x85:  # TUPLE1
@@ -142,7 +156,9 @@ def _run(data: bytes, i: int) -> Pickle:
             if len(stack) - floor < 2:
                 raise underflow(i)
             args = stack.pop()
-            stack[-1] = Call(stack[-1], args)
+            stack[-1] = made = Call(stack[-1], args)
+            if made.function is _LOADER:
+                nested.append(made)
         elif op == 0x51:  # BINPERSID
             if len(stack) == floor:
                 raise underflow(i)
@@ -239,11 +255,11 @@ def _run(data: bytes, i: int) -> Pickle:
             stack.append(_integer(data, i + 1, end))
             i = end
         elif op == 0x8B:  # LONG4
-            size = _int32(data, i)[0]
-            if size < 0:
+            length = _int32(data, i)[0]
+            if length < 0:
                 raise bad(i, "operand", "LONG4 declares a negative size")
-            stack.append(_integer(data, i + 4, i + 4 + size))
-            i += 4 + size
+            stack.append(_integer(data, i + 4, i + 4 + length))
+            i += 4 + length
         elif op == 0x43:  # SHORT_BINBYTES
             end = i + 1 + data[i]
             stack.append(data[i + 1 : end])
@@ -258,6 +274,8 @@ def _run(data: bytes, i: int) -> Pickle:
             i = end
         elif op == 0x8D:  # BINUNICODE8
             end = i + 8 + _uint64(data, i)[0]
+            if end > size:
+                raise IndexError
             stack.append(str(data[i + 8 : end], "utf-8", "surrogatepass"))
             i = end
         elif op == 0x55:  # SHORT_BINSTRING: text or bytes of Python 2
@@ -265,11 +283,11 @@ def _run(data: bytes, i: int) -> Pickle:
             stack.append(data[i + 1 : end])
             i = end
         elif op == 0x54:  # BINSTRING
-            size = _int32(data, i)[0]
-            if size < 0:
+            length = _int32(data, i)[0]
+            if length < 0:
                 raise bad(i, "operand", "BINSTRING declares a negative size")
-            stack.append(_bytes(data, i + 4, i + 4 + size))
-            i += 4 + size
+            stack.append(_bytes(data, i + 4, i + 4 + length))
+            i += 4 + length
         elif op == 0x80:  # PROTO
             if i != first + 1:
                 raise bad(i, "protocol", "PROTO is not the first opcode")
@@ -277,19 +295,21 @@ def _run(data: bytes, i: int) -> Pickle:
                 raise bad(i, "protocol", f"found protocol {data[i]}, wanted 0 to 5")
             i += 1
         elif op == 0x95:  # FRAME
-            size = _uint64(data, i)[0]
+            length = _uint64(data, i)[0]
             i += 8
             if frame_end != no_frame:
                 raise bad(i, "frame", "a frame starts inside a frame")
-            frame_end = i + size
-            if frame_end > len(data):
-                raise bad(i, "frame", f"a frame declares {size:,} bytes, past the end")
+            frame_end = i + length
+            if frame_end > size:
+                raise IndexError
         elif op == 0x2E:  # STOP
             if len(stack) != 1 or marks:
                 raise bad(i, "stack", f"STOP finds {len(stack):,} values, wanted 1")
             if frame_end not in (no_frame, i):
                 raise bad(i, "frame", "STOP stands inside a frame")
-            return Pickle(stack[0], tuple(names.values()), tuple(persistent), i)
+            return Pickle(
+                data, stack[0], tuple(names.values()), tuple(persistent), tuple(nested), i
+            )
         elif op == 0x30:  # POP: of a mark too, as CPython has it
             if len(stack) > floor:
                 stack.pop()
@@ -317,22 +337,19 @@ def _run(data: bytes, i: int) -> Pickle:
             stack[floor:] = [node]
             marks.pop()
             floor = marks[-1] if marks else 0
-        elif op == 0x69:  # INST
-            module, i = line(data, i)
-            name, i = line(data, i)
+        elif op in (0x69, 0x6F):  # INST, OBJ: called with the values since the mark
             if not marks:
                 raise _no_mark(i)
-            made = Call(_intern(names, str(module, "utf-8"), str(name, "utf-8")), None)
-            made.args = tuple(stack[floor:])
-            stack[floor:] = [made]
-            marks.pop()
-            floor = marks[-1] if marks else 0
-        elif op == 0x6F:  # OBJ
-            if not marks:
-                raise _no_mark(i)
+            if op == 0x69:
+                module, i = line(data, i)
+                name, i = line(data, i)
+                stack.insert(floor, _intern(names, str(module, "utf-8"), str(name, "utf-8")))
             if len(stack) == floor:
                 raise underflow(i)
-            stack[floor:] = [Call(stack[floor], tuple(stack[floor + 1 :]))]
+            made = Call(stack[floor], tuple(stack[floor + 1 :]))
+            if made.function is _LOADER:
+                nested.append(made)
+            stack[floor:] = [made]
             marks.pop()
             floor = marks[-1] if marks else 0
         elif op == 0x50:  # PERSID
@@ -365,7 +382,8 @@ def _extend(stack: list[object], at: int, floor: int, i: int, kind: type[Contain
 def _intern(names: dict[tuple[str, str], Global], module: str, name: str) -> Global:
     known = names.get((module, name))
     if known is None:
-        known = names[(module, name)] = Global(module, name)
+        known = Global(module, name)
+        known = names[(module, name)] = _LOADER if known.path == _LOADER.path else known
     return known
 
 

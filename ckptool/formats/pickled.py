@@ -11,7 +11,7 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
-from ckptool.formats.legacy_stream import large_value, nested_storage
+from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import Storages
 from ckptool.tensors import Record
@@ -53,5 +53,7 @@ def read(file: Readable) -> Contents:
             code="storage.missing",
         )
 
-    storages = Storages(record, lambda value: large_value(file, 0, data, value), nested_storage)
-    return Contents(NAME, value_of(pickle.root, storages), label(pickle.globals), tuple(findings))
+    values = Values(file, 0, data)
+    storages = Storages(record, values.record, values.storage)
+    root = value_of(pickle.root, storages)
+    return Contents(NAME, root, label(names_of([pickle])), tuple(findings))

@@ -11,25 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ckptool.checkpoint import Refused
-from ckptool.dtypes import BY_STORAGE, DTYPES, DType, find
+from ckptool.dtypes import BY_STORAGE, DType, find
 from ckptool.errors import FormatError, quoted
 from ckptool.formats.nodes import (
     Call,
     DictNode,
     Global,
     PersistentId,
-    Span,
     arguments,
     called,
     integers,
     pairs,
-    raw_bytes,
     text,
 )
-from ckptool.tensors import LazyTensor, Record, TensorSpec, View
+from ckptool.tensors import MOST_AXES, LazyTensor, Record, TensorSpec, View, is_possible
 
-_LARGEST_RANK = 64
-_LARGEST_NUMEL = 1 << 48
+_LARGEST = 1 << 56  # elements; a size, stride or offset beyond it is a lie
 
 # Calls that only wrap another tensor, their first argument.
 _WRAPPERS = frozenset(
@@ -43,12 +40,23 @@ _WRAPPERS = frozenset(
         "torch.jit._pickle.restore_type_tag",
     )
 )
+# Calls that make a view on a storage, and their least number of arguments.
+_VIEWS = {
+    "torch._utils._rebuild_tensor": 4,
+    "torch._utils._rebuild_tensor_v2": 6,
+    "torch._utils._rebuild_tensor_v3": 7,
+}
 _SUBCLASSES = ("torch._tensor._rebuild_from_type_v2", "torch._tensor._rebuild_from_type")
 _KINDS = {
     "torch._utils._rebuild_qtensor": ("quantised", "its integers mean nothing without a scale"),
     "torch._utils._rebuild_sparse_tensor": ("sparse", "only its non-zero values are stored"),
     "torch._utils._rebuild_sparse_csr_tensor": ("sparse", "only its non-zero values are stored"),
     "torch._utils._rebuild_nested_tensor": ("nested", "its rows have different shapes"),
+    "torch.nested._internal.nested_tensor._rebuild_njt": (
+        "nested",
+        "its rows have different shapes",
+    ),
+    "torch.storage._load_from_bytes": ("storage", "a storage on its own, without a shape"),
     "torch._utils._rebuild_meta_tensor_no_storage": ("meta", "the file holds no data for it"),
     "torch._utils._rebuild_wrapper_subclass": ("wrapper", "its data is inside another object"),
     "torch._utils._rebuild_xla_tensor": ("device", "it is stored as an array for another device"),
@@ -65,15 +73,15 @@ _KINDS = {
 class Storages:
     """Where the storages of a pickle are.
 
-    `record` gives the storage of a key whose size in bytes the pickle declares; `large` a bytes
+    `record` gives the storage of a key whose size in bytes the pickle declares; `value` a bytes
     value of the stream as a record of its own; `nested` the storage inside such a value
     (`torch.storage._load_from_bytes`). `tensors` are those that a tar file refers to by number.
     """
 
     record: Callable[[str, int], Record]
-    large: Callable[[bytes | Span], Record]
-    nested: Callable[[Record], tuple[Record, DType | None]]
-    tensors: Mapping[str, LazyTensor] = field(default_factory=dict)
+    value: Callable[[object], Record | None]
+    nested: Callable[[object], tuple[Record, DType | None] | None]
+    tensors: Mapping[str, LazyTensor | Refused] = field(default_factory=dict)
 
 
 def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
@@ -81,7 +89,6 @@ def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
 
     Raises: FormatError for a tensor that says something impossible about its storage.
     """
-    subclass = None
     for _ in range(8):
         if type(node) is PersistentId:
             return _numbered(node, storages)
@@ -93,17 +100,18 @@ def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
                 return None
             node = args[0]
         elif name in _SUBCLASSES and len(args) >= 3:
-            kind = args[1]
-            subclass = f"{kind.module}.{kind.name}" if type(kind) is Global else "unknown"
+            subclass = _named(args[1])
             if "DTensor" in subclass or "ShardedTensor" in subclass:
                 return Refused("sharded", f"{subclass}: this file has one rank's part of it")
             node = Call(args[0], args[2])
         elif name in _KINDS:
             return Refused(*_KINDS[name])
         elif name.endswith(("DTensor", "ShardedTensor")):
-            return Refused("sharded", f"{name}: this file has one rank's part of it")
-        elif name.startswith("torch._utils._rebuild_tensor"):
+            return Refused("sharded", f"{quoted(name)}: this file has one rank's part of it")
+        elif name in _VIEWS:
             return _view(name, args, storages)
+        elif name.startswith("torch._utils._rebuild_"):
+            return Refused("unknown", f"{quoted(name)} is of a torch that is not known here")
         else:
             return None
     raise FormatError("a tensor is wrapped more than 8 times", code="tensor.nesting")
@@ -118,12 +126,9 @@ def _numbered(node: PersistentId, storages: Storages) -> LazyTensor | Refused | 
     return None
 
 
-def _view(name: str, args: tuple[object, ...], storages: Storages) -> LazyTensor | Refused | None:
+def _view(name: str, args: tuple[object, ...], storages: Storages) -> LazyTensor | Refused:
     """`(storage, offset, size, stride, requires_grad, hooks, [dtype], [metadata])`."""
-    wanted = {"_rebuild_tensor": 4, "_rebuild_tensor_v2": 6, "_rebuild_tensor_v3": 7}
-    least = wanted.get(name.rpartition(".")[2])
-    if least is None:
-        return None
+    least = _VIEWS[name]
     if len(args) < least or len(args) > least + 1:
         raise _bad("arguments", f"{quoted(name)} has {len(args)} arguments, wanted {least}")
     stored = storage_of(args[0], storages)
@@ -132,6 +137,8 @@ def _view(name: str, args: tuple[object, ...], storages: Storages) -> LazyTensor
     record, dtype, shift = stored
     if least == 7:
         dtype = _named_dtype(args[6])
+        if dtype is None:
+            return Refused("dtype", f"its element type {_named(args[6])} is not known here")
     if dtype is None:
         raise _bad("dtype", "a tensor on an untyped storage does not say its dtype")
     flags = _flags(args[least]) if len(args) > least else (False, False)
@@ -153,17 +160,20 @@ def view_on(
     shape, strides = integers(size), integers(stride)
     if type(offset) is not int or shape is None or strides is None:
         raise _bad("view", "offset, size and stride of a tensor are not integers")
-    if offset < 0 or any(n < 0 for n in shape) or any(n < 0 for n in strides):
-        raise _bad("view", "offset, size or stride of a tensor is negative")
-    if len(shape) != len(strides) or len(shape) > _LARGEST_RANK:
+    if any(not 0 <= n < _LARGEST for n in (offset, *shape, *strides)):
+        raise _bad("view", "offset, size or stride of a tensor is negative or out of range")
+    if len(shape) != len(strides) or len(shape) > MOST_AXES:
         raise _bad("rank", f"a tensor has {len(shape)} sizes and {len(strides)} strides")
-    numel = math.prod(shape)
-    if numel >= _LARGEST_NUMEL:
-        raise _bad("numel", f"a tensor declares {numel:,} elements")
+    if not is_possible(shape):
+        raise _bad("numel", f"a tensor declares {math.prod(shape):,} elements")
+    if (conj and dtype.kind != "c") or (
+        negative and (dtype.kind not in "fc" or dtype.itemsize < 2)
+    ):
+        raise _bad("view", f"a tensor of dtype {dtype.name} is marked as conjugate or negative")
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
     last = offset + shift + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if numel and (last + 1) * dtype.itemsize > record.nbytes:
+    if math.prod(shape) and (last + 1) * dtype.itemsize > record.nbytes:
         raise _bad(
             "bounds",
             f"a tensor of shape {shape} reaches element {last:,} of storage "
@@ -180,9 +190,9 @@ def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, 
     """
     name, args = called(node), arguments(node)
     if name == "torch.storage._load_from_bytes" and len(args) == 1:
-        data = raw_bytes(args[0])
-        if data is not None:
-            return *storages.nested(storages.large(data)), 0
+        stored = storages.nested(args[0])
+        if stored is not None:
+            return *stored, 0
     if name in ("torch.storage.TypedStorage", "torch.storage._TypedStorage"):
         return Refused("storage", "it is a storage object of its own, not a reference to one")
     key, dtype, numel, shift = storage_reference(node)
@@ -197,12 +207,12 @@ def storage_reference(node: object) -> tuple[str, DType | None, int, int]:
     if type(ident) is not tuple or len(ident) not in (5, 6) or text(ident[0]) != "storage":
         raise _bad("storage", "a tensor's storage is not a storage reference")
     kind, key, numel = ident[1], text(ident[2]), ident[4]
-    if type(kind) is not Global or key is None or type(numel) is not int or numel < 0:
+    if type(kind) is not Global or key is None or not _is_count(numel):
         raise _bad("storage", "a storage reference is malformed")
     shift = 0
     if len(ident) == 6 and ident[5] is not None:
         view = ident[5]
-        if type(view) is not tuple or len(view) != 3 or type(view[1]) is not int or view[1] < 0:
+        if type(view) is not tuple or len(view) != 3 or not _is_count(view[1]):
             raise _bad("storage", "a storage view is malformed")
         shift = view[1]
     return key, storage_dtype(kind), numel, shift
@@ -215,16 +225,23 @@ def storage_dtype(kind: Global) -> DType | None:
             return BY_STORAGE[kind.name]
         if kind.name == "UntypedStorage":
             return None
-    raise _bad("dtype", f"{quoted(f'{kind.module}.{kind.name}')} is not a storage class")
+    raise _bad("dtype", f"{quoted(kind.path)} is not a storage class")
 
 
-def _named_dtype(node: object) -> DType:
-    """The element type of `torch.float8_e4m3fn` and the like."""
-    dtype = find(node.name) if type(node) is Global and node.module == "torch" else None
-    if dtype is None:
-        name = f"{node.module}.{node.name}" if type(node) is Global else "not a name"
-        raise _bad("dtype", f"the dtype of a tensor is {quoted(name)}, which is unknown")
-    return DTYPES[dtype.name]
+def _is_count(value: object) -> bool:
+    """Whether a value from the stream can be a number of elements."""
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _named_dtype(node: object) -> DType | None:
+    """The element type of `torch.float8_e4m3fn` and the like, None for one not in the table."""
+    if type(node) is not Global or node.module != "torch":
+        raise _bad("dtype", f"the dtype of a tensor is {_named(node)}, which is none")
+    return find(node.name)
+
+
+def _named(node: object) -> str:
+    return quoted(node.path if type(node) is Global else "not a name")
 
 
 def _flags(metadata: object) -> tuple[bool, bool]:

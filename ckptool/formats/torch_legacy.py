@@ -10,17 +10,19 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
-from ckptool.formats.legacy_stream import MAGIC, large_value, nested_storage, parse
+from ckptool.formats.legacy_stream import MAGIC, Values, names_of, parse
 from ckptool.formats.rebuild import Storages
 from ckptool.tensors import Record
 
 NAME = "torch-legacy"
 _MAGIC = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")
+_FRAMED = 11  # where the magic number stands in protocol 4: behind PROTO and FRAME
 
 
 def sniff(head: bytes, file: Readable) -> bool:
     """Whether the file starts with a pickle of torch's magic number."""
-    return head.startswith(b"\x80") and _MAGIC in head[:24]
+    at = _FRAMED if head[2:3] == b"\x95" else 2
+    return head.startswith(b"\x80") and head.startswith(_MAGIC, at)
 
 
 def read(file: Readable) -> Contents:
@@ -41,11 +43,8 @@ def read(file: Readable) -> Contents:
             )
         return found
 
-    storages = Storages(
-        record,
-        lambda value: large_value(file, stream.base, stream.data, value),
-        nested_storage,
-    )
+    values = Values(file, stream.base, stream.pickle.data)
+    storages = Storages(record, values.record, values.storage)
     findings = [
         Finding("no-checksums", "the legacy format has no checksums: damage cannot be seen")
     ]
@@ -59,6 +58,6 @@ def read(file: Readable) -> Contents:
     return Contents(
         NAME,
         value_of(stream.pickle.root, storages),
-        label(stream.pickle.globals),
+        label(names_of(stream.pickles)),
         tuple(findings),
     )

@@ -16,9 +16,9 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
-from ckptool.formats.legacy_stream import large_value, nested_storage
+from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.nodes import Global, ListNode, text
-from ckptool.formats.pickle_vm import Pickle, load
+from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import Storages, storage_dtype, view_on
 from ckptool.tensors import LazyTensor, Record
 
@@ -48,8 +48,8 @@ def read(file: Readable) -> Contents:
     missing = _MEMBERS - members.keys()
     if missing:
         raise _bad(f"the archive has no member {quoted(min(missing))}")
-    storages = _storages(file, members["storages"])
-    tensors = _tensors(file, members["tensors"], storages)
+    first, second = _Cursor(file, members["storages"]), _Cursor(file, members["tensors"])
+    tensors = _tensors(second, _storages(first, file))
     body = members["pickle"]
     data = _content(file, body)
     pickle = load(data)
@@ -57,14 +57,11 @@ def read(file: Readable) -> Contents:
     def record(key: str, nbytes: int) -> Record:
         raise FormatError(f"storage {quoted(key)} is not in the file", code="storage.missing")
 
-    resolver = Storages(
-        record,
-        lambda value: large_value(file, body.offset, data, value),
-        nested_storage,
-        {key: tensor for key, tensor in tensors.items() if isinstance(tensor, LazyTensor)},
-    )
+    values = Values(file, body.offset, data)
+    root = value_of(pickle.root, Storages(record, values.record, values.storage, tensors))
+    names = (*first.names, *second.names, *names_of([pickle]))
     findings = (Finding("no-checksums", "a tar file has no checksums: damage cannot be seen"),)
-    return Contents(NAME, value_of(pickle.root, resolver), label(pickle.globals), findings)
+    return Contents(NAME, root, label(names), findings)
 
 
 def _members(file: Readable) -> dict[str, _Member]:
@@ -98,97 +95,110 @@ def _octal(field: bytes) -> int:
     return int(digits, 8)
 
 
-def _storages(file: Readable, member: _Member) -> dict[str, tuple[Record, DType]]:
+class _Cursor:
+    """A place in a member, at which pickles and numbers follow one another.
+
+    `names` are the globals of the pickles so far.
+    """
+
+    def __init__(self, file: Readable, member: _Member) -> None:
+        self._file = file
+        self._at = member.offset
+        self._end = member.offset + member.size
+        self.names: list[Global] = []
+
+    def skip(self, length: int) -> int:
+        """The offset of the next bytes, which stay unread."""
+        if not 0 <= length <= self._end - self._at:
+            raise _bad(f"an entry of {length:,} bytes at byte {self._at:,} leaves its member")
+        self._at += length
+        return self._at - length
+
+    def take(self, length: int) -> bytes:
+        """The next bytes."""
+        return self._file.read(self.skip(length), length)
+
+    def pickle(self) -> object:
+        """The root of the next pickle, which is short but for a list of views."""
+        size = 4096
+        while True:
+            data = self._file.read(self._at, min(size, self._end - self._at))
+            try:
+                found = load(data)
+                break
+            except FormatError as problem:
+                if problem.code != "pickle.truncated" or len(data) < size or size > LARGEST_MEMBER:
+                    raise
+                size *= 8
+        self._at += found.end
+        self.names += names_of([found])
+        return found.root
+
+    def count(self) -> int:
+        """The next pickle, which is a number of entries."""
+        root = self.pickle()
+        if type(root) is not int or not 0 <= root <= 1 << 24:
+            raise _bad("a count is not a number")
+        return root
+
+    def fields(self) -> tuple[str, object, object]:
+        """The next pickle, a tuple of a key and two more fields; numbers as text."""
+        root = self.pickle()
+        if type(root) is not tuple or len(root) != 3:
+            raise _bad("a pickled entry is malformed")
+        first, second, third = (_key(part) or part for part in root)
+        if type(first) is not str:
+            raise _bad("a key is not text or a number")
+        return first, second, third
+
+
+def _key(value: object) -> str | None:
+    return str(value) if type(value) is int else text(value)
+
+
+def _storages(cursor: _Cursor, file: Readable) -> dict[str, tuple[Record, DType]]:
     """Each storage: a pickled (key, location, type), its length, its data; then the views."""
     found: dict[str, tuple[Record, DType]] = {}
-    at, end = member.offset, member.offset + member.size
-    count, at = _number(file, at, end)
-    for _ in range(count):
-        (key, _, kind), at = _fields(file, at, end)
+    for _ in range(cursor.count()):
+        key, _, kind = cursor.fields()
         dtype = storage_dtype(kind) if type(kind) is Global else None
-        if dtype is None:
-            raise _bad(f"storage {key} has no element type")
-        nbytes = int.from_bytes(_read(file, at, 8, end), "little", signed=True) * dtype.itemsize
-        if nbytes < 0 or at + 8 + nbytes > end:
-            raise _bad(f"storage {key} declares {nbytes:,} bytes, past its member's end")
-        found[key] = Record(file, at + 8, nbytes, nbytes, name=key), dtype
-        at += 8 + nbytes
-    views, at = _pickle(file, at, end)
-    if type(views.root) is not ListNode:
+        if dtype is None or key in found:
+            raise _bad(f"storage {quoted(key)} occurs twice or has no element type")
+        nbytes = int.from_bytes(cursor.take(8), "little", signed=True) * dtype.itemsize
+        found[key] = Record(file, cursor.skip(nbytes), nbytes, nbytes, name=key), dtype
+    views = cursor.pickle()
+    if type(views) is not ListNode:
         raise _bad("the storage views are not a list")
-    for view in views.root.items or ():
+    for view in views.items or ():
         if type(view) is not tuple or len(view) != 4:
             raise _bad("a storage view is malformed")
-        target, root, offset, numel = view
-        whole = found.get(str(root) if type(root) is int else text(root) or "")
-        if whole is None or type(offset) is not int or type(numel) is not int:
+        target, whole = _key(view[0]), found.get(_key(view[1]) or "")
+        offset, numel = view[2:]
+        if not target or whole is None or type(offset) is not int or type(numel) is not int:
             raise _bad("a storage view is malformed")
         base, dtype = whole
         start, size = offset * dtype.itemsize, numel * dtype.itemsize
         if start < 0 or size < 0 or start + size > base.nbytes:
             raise _bad("a storage view reaches past its storage")
-        key = str(target) if type(target) is int else text(target) or ""
-        found[key] = Record(file, base.offset + start, size, size, name=key), dtype
+        found[target] = Record(file, base.offset + start, size, size, name=target), dtype
     return found
 
 
 def _tensors(
-    file: Readable, member: _Member, storages: Mapping[str, tuple[Record, DType]]
+    cursor: _Cursor, storages: Mapping[str, tuple[Record, DType]]
 ) -> dict[str, LazyTensor | Refused]:
     """Each tensor: a pickled (key, storage, type), then rank, sizes, strides and offset."""
     found: dict[str, LazyTensor | Refused] = {}
-    at, end = member.offset, member.offset + member.size
-    count, at = _number(file, at, end)
-    for _ in range(count):
-        (key, storage, _), at = _fields(file, at, end)
-        rank = int.from_bytes(_read(file, at, 4, end), "little", signed=True)
+    for _ in range(cursor.count()):
+        key, storage, _ = cursor.fields()
+        rank, _ = Struct("<2i").unpack(cursor.take(8))
         known = storages.get(storage if type(storage) is str else "")
-        if not 0 <= rank <= 64 or known is None:
-            raise _bad(f"tensor {key} has rank {rank} or an unknown storage")
-        numbers = Struct(f"<{2 * rank + 1}q").unpack(_read(file, at + 8, 16 * rank + 8, end))
-        at += 8 + 16 * rank + 8
+        if not 0 <= rank <= 64 or known is None or key in found:
+            raise _bad(f"tensor {quoted(key)} has rank {rank}, an unknown storage, or occurs twice")
+        numbers = Struct(f"<{2 * rank + 1}q").unpack(cursor.take(16 * rank + 8))
         size, stride, offset = numbers[:rank], numbers[rank:-1], numbers[-1]
         found[key] = view_on(*known, (0, offset, size, stride))
     return found
-
-
-def _fields(file: Readable, at: int, end: int) -> tuple[tuple[str, object, object], int]:
-    """A pickled tuple of key, a second field (numbers as text) and a third."""
-    pickle, at = _pickle(file, at, end)
-    if type(pickle.root) is not tuple or len(pickle.root) != 3:
-        raise _bad("a pickled entry is malformed")
-    first, second, third = (str(v) if type(v) is int else text(v) or v for v in pickle.root)
-    if type(first) is not str:
-        raise _bad("a key is not text or a number")
-    return (first, second, third), at
-
-
-def _number(file: Readable, at: int, end: int) -> tuple[int, int]:
-    pickle, at = _pickle(file, at, end)
-    if type(pickle.root) is not int or not 0 <= pickle.root <= 1 << 24:
-        raise _bad("a count is not a number")
-    return pickle.root, at
-
-
-def _pickle(file: Readable, at: int, end: int) -> tuple[Pickle, int]:
-    """The pickle at an offset, which is short but for a list of views, and the offset behind it."""
-    size = 4096
-    while True:
-        data = file.read(at, min(size, end - at))
-        try:
-            pickle = load(data)
-        except FormatError as problem:
-            if problem.code != "pickle.truncated" or len(data) < size or size > LARGEST_MEMBER:
-                raise
-            size *= 8
-        else:
-            return pickle, at + pickle.end
-
-
-def _read(file: Readable, at: int, length: int, end: int) -> bytes:
-    if at + length > end:
-        raise _bad("an entry is cut off by its member's end")
-    return file.read(at, length)
 
 
 def _content(file: Readable, member: _Member) -> bytes:

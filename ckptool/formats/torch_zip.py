@@ -14,7 +14,7 @@ from ckptool.files import Readable
 from ckptool.formats.foreign import explain_zip
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
-from ckptool.formats.legacy_stream import large_value, nested_storage
+from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.nodes import text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import Storages
@@ -76,11 +76,12 @@ def read(file: Readable) -> Contents:
         return _record(file, entry, byteorder)
 
     base = None if members["data.pkl"].deflated else members["data.pkl"].offset
-    storages = Storages(record, lambda value: large_value(file, base, data, value), nested_storage)
+    values = Values(file, base, data)
+    storages = Storages(record, values.record, values.storage)
     return Contents(
         "torchscript" if script else NAME,
         value_of(pickle.root, storages),
-        label(pickle.globals),
+        label(names_of([pickle])),
         tuple(_findings(members, pickle, script)),
         _provenance(file, members),
     )
