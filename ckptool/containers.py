@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ckptool.checkpoint import LeftAside, Refused, Tree, Value, WeightSet, is_tree
-from ckptool.errors import FormatError, WeightsError, listed, quoted
+from ckptool.errors import FormatError, WeightsError, listed, printable, quoted
 from ckptool.salvage import is_module, salvage
 from ckptool.tensors import LazyTensor, View
 
@@ -276,9 +276,11 @@ def _what(value: Value) -> str:
         return f"{value.kind} tensor"
     if is_tree(value):
         count = sum(1 for _ in _children(value))
-        return f"{value.type}, {count:,} entries"
-    if isinstance(value, (str, bytes)):
-        return f"{type(value).__name__} {quoted(str(value), 40)}"
+        return f"{printable(value.type, 60)}, {count:,} entries"
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    if isinstance(value, str):
+        return f"str {quoted(value, 40)}"
     return f"{type(value).__name__} {value}" if value is not None else "None"
 
 

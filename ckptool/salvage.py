@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ckptool.checkpoint import Finding, Refused, Tree, Value, WeightSet, is_tree
-from ckptool.errors import FormatError, listed
+from ckptool.errors import FormatError, listed, quoted
 from ckptool.tensors import LazyTensor
 
 _PARTS = ("_parameters", "_buffers", "_modules")
@@ -47,7 +47,8 @@ def salvage(name: str, tree: Tree) -> WeightSet:
                 todo.append((f"{prefix}_orig_mod.", inner, above))
             else:
                 refused[prefix.rstrip(".")] = Refused(
-                    "module", f"{module.type} pickles itself in a way that hides its tensors"
+                    "module",
+                    f"{quoted(module.type)} pickles itself in a way that hides its tensors",
                 )
             continue
         if any(_length(parts.get(hook)) for hook in _HOOKS):
@@ -58,7 +59,9 @@ def salvage(name: str, tree: Tree) -> WeightSet:
             elif isinstance(value, Refused):
                 refused[prefix + key] = value
             elif is_tree(value):
-                refused[prefix + key] = Refused("unknown", f"{value.type} is no tensor known here")
+                refused[prefix + key] = Refused(
+                    "unknown", f"{quoted(value.type)} is no tensor known here"
+                )
         if len(tensors) + len(refused) + len(todo) > _LARGEST:
             raise FormatError("a pickled module has too many entries", code="salvage.size")
         children = [
@@ -108,7 +111,7 @@ def _findings(root: str, classes: list[str], hooked: list[str]) -> tuple[Finding
     findings = [
         Finding(
             "salvaged-module",
-            f"rebuilt from the pickled module {root} without its class"
+            f"rebuilt from the pickled module {quoted(root)} without its class"
             + (f"; if {listed(own, 3)} override state_dict(), its keys differ" if own else ""),
         )
     ]

@@ -315,7 +315,7 @@ def test_the_classes_are_named_and_their_overrides_are_not_promised(
     found, _ = salvaged["nested", "zip 2"]
     assert found["sets"]["."]["origin"] == "vanished.models.Nested"
     assert found["sets"]["."]["findings"]["salvaged-module"] == (
-        "rebuilt from the pickled module vanished.models.Nested without its class; if "
+        "rebuilt from the pickled module `vanished.models.Nested` without its class; if "
         "`vanished.models.Nested`, `vanished.models.Plain` override state_dict(), its keys differ"
     )
     assert "vanished.models.Nested" in found["globals"]
@@ -364,7 +364,9 @@ def test_a_module_that_pickles_itself_as_something_else_is_refused_not_skipped(
     assert list(ckpt) == ["0.weight", "0.bias"]
     refused = ckpt.weights.refused["1"]
     assert refused.kind == "module"
-    assert refused.reason == "vanished.models.Point pickles itself in a way that hides its tensors"
+    assert (
+        refused.reason == "`vanished.models.Point` pickles itself in a way that hides its tensors"
+    )
 
 
 def test_training_checkpoints_with_modules_inside(tmp_path: Path) -> None:

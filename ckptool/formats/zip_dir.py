@@ -59,7 +59,7 @@ class _Central:
 
 
 def read_directory(file: Readable) -> dict[str, Entry]:
-    """The records by name, in directory order.
+    """The records by name, in directory order; empty entries for folders are left out.
 
     Raises: FormatError for every archive that is not laid out exactly as its directory says.
     """
@@ -69,7 +69,8 @@ def read_directory(file: Readable) -> dict[str, Entry]:
     central = _central(file.read(start, size), count)
     _check_names(central)
     entries = _locate(file, central, start)
-    return {entry.name: entry for entry in (entries[c.header] for c in central)}
+    records = (entries[c.header] for c in central)
+    return {entry.name: entry for entry in records if not entry.name.endswith("/")}
 
 
 def _end_record(file: Readable) -> tuple[int, int, int]:
@@ -193,11 +194,18 @@ def _check_names(central: list[_Central]) -> None:
         except UnicodeDecodeError:
             raise _bad("name", f"{_shown(entry.name)} is not valid text") from None
         segments = name.split("/")
-        if not _NAME.fullmatch(name) or "." in segments or ".." in segments:
+        # Packed by hand, an archive has entries for its folders, which torch passes over, too.
+        folder = name.endswith("/") and not entry.stored
+        if (
+            not _NAME.fullmatch(f"{name}folder" if folder else name)
+            or "." in segments
+            or ".." in segments
+        ):
             raise _bad("name", f"{_shown(entry.name)} is not a relative name under one root")
-        if name.casefold() in seen:
+        plain = name.rstrip("/").casefold()
+        if plain in seen:
             raise _bad("duplicate", f"two records are called {_shown(entry.name)}")
-        seen.add(name.casefold())
+        seen.add(plain)
         if root not in (None, segments[0]):
             raise _bad("root", f"two roots: {quoted(str(root))} and {quoted(segments[0])}")
         root = segments[0]
