@@ -184,7 +184,10 @@ def _versions(tree: Tree) -> Mapping[str, int] | None:
 
 
 def _scripted(name: str, tree: Tree) -> WeightSet:
-    """All tensors of a TorchScript module by attribute path; its code would tell no more."""
+    """All tensors of a TorchScript module by attribute path.
+
+    Only its code tells a buffer from a tensor that is a plain attribute, so both are here.
+    """
     tensors: dict[str, LazyTensor] = {}
     refused: dict[str, Refused] = {}
     todo: list[tuple[str, Tree, int]] = [("", tree, 0)]

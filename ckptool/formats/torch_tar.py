@@ -6,6 +6,7 @@ format is a few years older than checksums of content: only tar's own header sum
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import Struct
@@ -24,6 +25,8 @@ from ckptool.tensors import LazyTensor, Record
 
 NAME = "torch-tar"
 LARGEST_MEMBER = 1 << 28
+_LARGEST_EXTENDED = 1 << 12
+_EXTENDED = re.compile(rb"(?:[0-9]+ (?:[amc]time|[ug]id|[ug]name)=[^\n]*\n)*")
 _MEMBERS = {"sys_info", "pickle", "storages", "tensors"}
 
 
@@ -35,7 +38,8 @@ class _Member:
 
 def sniff(head: bytes, file: Readable) -> bool:
     """Whether the file is a tar archive whose first member is one of torch's."""
-    name = head[:100].rstrip(b"\0").removeprefix(b"./")
+    at = 1024 if head[156:157] == b"x" else 0  # Python puts a fractional mtime in front
+    name = head[at : at + 100].rstrip(b"\0").removeprefix(b"./")
     return len(head) >= 512 and name in (b"sys_info", b"pickle", b"storages", b"tensors")
 
 
@@ -76,16 +80,28 @@ def _members(file: Readable) -> dict[str, _Member]:
         size, checksum = _octal(header[124:136]), _octal(header[148:156])
         if checksum != sum(header) - sum(header[148:156]) + 8 * 0x20:
             raise _bad(f"the header of {quoted(name)} at byte {at:,} is damaged")
-        if header[156:157] not in (b"0", b"\0") or name not in _MEMBERS or name in members:
+        extended = header[156:157] == b"x"
+        if not extended and (
+            header[156:157] not in (b"0", b"\0") or name not in _MEMBERS or name in members
+        ):
             raise _bad(f"member {quoted(name)} is not one that torch writes")
         if at + 512 + size > file.size:
             raise FormatError(
                 f"the file is cut short: {at + 512 + size - file.size:,} bytes are missing",
                 code="format.truncated",
             )
-        members[name] = _Member(at + 512, size)
+        if extended:
+            _check_extended(file.read(at + 512, min(size, _LARGEST_EXTENDED + 1)))
+        else:
+            members[name] = _Member(at + 512, size)
         at += 512 + -(-size // 512) * 512
     return members
+
+
+def _check_extended(records: bytes) -> None:
+    """Nothing of an extended header changes what a member is called or how long it is."""
+    if len(records) > _LARGEST_EXTENDED or not _EXTENDED.fullmatch(records):
+        raise _bad("an extended header says more than times and owners")
 
 
 def _octal(field: bytes) -> int:
