@@ -453,6 +453,7 @@ NAMED = "a CSV of names starts with a line that gives their label sets, such as 
         ("old,new\n", "found no line `old,new`", None),
         ("1,2,3\n", "line 1: found `1`, `2`, `3`, wanted `old,new`", None),
         ("0,0\n\n1,\n", "line 3: found `1`, ``, wanted `old,new`", None),
+        ("9" * 140_000, "not a CSV file: field larger than field limit (131072)", None),
         ("0,0\n90,1\n", "line 2: found the old index 90, wanted one of 0 … 89", None),
         ("0,0\n1,20\n", "line 2: found the new index 20, wanted one of 0 … 19", None),
         ("0,0\n1,0\n", "line 2: the new class `0` is ambiguous: it has an old one", None),
