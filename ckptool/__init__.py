@@ -1,1 +1,106 @@
-"""Checkpoint surgery and conversion for PyTorch detectors."""
+"""Checkpoint surgery and conversion for PyTorch detectors.
+
+Opens a file without running a byte of it, says why it does not fit an architecture, and rewrites
+it so that `load_state_dict(strict=True)` works. The public names are those below; each is imported
+when it is first used, so that `import ckptool` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ckptool.architectures import archs
+    from ckptool.checkpoint import Checkpoint
+    from ckptool.conversion import Result, convert, plan, write
+    from ckptool.diagnose import Diff, diff
+    from ckptool.errors import (
+        ArchitectureError,
+        CkptError,
+        FormatError,
+        LossError,
+        NotACheckpointError,
+        OutputError,
+        PlanError,
+        UnsupportedError,
+        VerificationError,
+        WeightsError,
+    )
+    from ckptool.identification import identify
+    from ckptool.inspection import inspect
+    from ckptool.loading import load_into
+    from ckptool.planning import Plan
+    from ckptool.reading import read
+    from ckptool.tensors import LazyTensor, TensorSpec
+    from ckptool.verification import verify
+    from ckptool.version import VERSION as __version__
+
+_HOMES = {
+    "ArchitectureError": "errors",
+    "Checkpoint": "checkpoint",
+    "CkptError": "errors",
+    "Diff": "diagnose",
+    "FormatError": "errors",
+    "LazyTensor": "tensors",
+    "LossError": "errors",
+    "NotACheckpointError": "errors",
+    "OutputError": "errors",
+    "Plan": "planning",
+    "PlanError": "errors",
+    "Result": "conversion",
+    "TensorSpec": "tensors",
+    "UnsupportedError": "errors",
+    "VerificationError": "errors",
+    "WeightsError": "errors",
+    "archs": "architectures",
+    "convert": "conversion",
+    "diff": "diagnose",
+    "identify": "identification",
+    "inspect": "inspection",
+    "load_into": "loading",
+    "plan": "conversion",
+    "read": "reading",
+    "verify": "verification",
+    "write": "conversion",
+}
+
+__all__ = [
+    "ArchitectureError",
+    "Checkpoint",
+    "CkptError",
+    "Diff",
+    "FormatError",
+    "LazyTensor",
+    "LossError",
+    "NotACheckpointError",
+    "OutputError",
+    "Plan",
+    "PlanError",
+    "Result",
+    "TensorSpec",
+    "UnsupportedError",
+    "VerificationError",
+    "WeightsError",
+    "archs",
+    "convert",
+    "diff",
+    "identify",
+    "inspect",
+    "load_into",
+    "plan",
+    "read",
+    "verify",
+    "write",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from ckptool.version import VERSION
+
+        return VERSION
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ckptool' has no attribute {name!r}")
+    return getattr(import_module(f"ckptool.{home}"), name)

@@ -65,6 +65,17 @@ def common(command: F) -> F:
     return click.option("--weights", metavar="NAME", help="Which weight set inside FILE.")(command)
 
 
+def target_options(command: F) -> F:
+    """The options that name what a file should fit."""
+    for option in (
+        click.option("--num-classes", metavar="N", type=click.IntRange(1), help="Class count."),
+        click.option("--like", metavar="FILE2", help="Another checkpoint as the target."),
+        click.option("--arch", metavar="ARCH", help="An architecture; see `ckptool archs`."),
+    ):
+        command = option(command)
+    return command
+
+
 @cli.command()
 @click.argument("file", type=click.Path())
 @click.option("--tree", is_flag=True, help="The module tree with sizes.")
@@ -87,6 +98,220 @@ def inspect(
     else:
         click.echo(render.inspection_text(found, tree=tree, keys=keys))
     return FITS
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@common
+def identify(file: str, weights: str | None, as_json: bool) -> int:
+    """Which architecture a file is of.
+
+    Example: ckptool identify weights.pth
+    """
+    from ckptool import render
+    from ckptool.identification import identify as call
+
+    found = call(file, weights=weights)
+    if as_json:
+        _json(render.identified_json(found))
+    else:
+        click.echo(render.identified_text(found))
+    return FITS if found.fitting else DIFFERS
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@target_options
+@click.option("--strict-dtype", is_flag=True, help="Count differences of dtype too.")
+@click.option("--live", is_flag=True, help="Instantiate the architecture; needs torch.")
+@click.option("--limit", metavar="N", default=20, help="Lines of differences; 0 shows all.")
+@common
+def diff(
+    file: str,
+    arch: str | None,
+    like: str | None,
+    num_classes: int | None,
+    strict_dtype: bool,
+    live: bool,
+    limit: int,
+    weights: str | None,
+    as_json: bool,
+) -> int:
+    """What differs between a file and an architecture, why, and what to type.
+
+    Example: ckptool diff weights.pth --arch tf_efficientdet_d7
+    """
+    from ckptool import render
+    from ckptool.diagnose import diff as call
+
+    _one_target(arch, like)
+    found = call(
+        file,
+        arch=arch,
+        like=like,
+        num_classes=num_classes,
+        weights=weights,
+        live=live,
+        strict_dtype=strict_dtype,
+    )
+    if as_json:
+        _json(render.diff_json(found))
+    else:
+        click.echo(render.diff_text(found, limit))
+    return FITS if found.fits_strict else DIFFERS
+
+
+def conversion_options(command: F) -> F:
+    """The options that say what to do with the weights."""
+    for option in (
+        click.option("--seed", metavar="N", default=0, help="For newly initialised rows."),
+        click.option("--keep-fp32", metavar="GLOB", multiple=True, help="Keys that stay float32."),
+        click.option(
+            "--on-overflow",
+            type=click.Choice(["error", "keep-fp32", "clamp"]),
+            default="error",
+            help="What happens to finite values that the new dtype cannot hold.",
+        ),
+        click.option("--keep", metavar="GLOB", multiple=True, help="Keep only these keys."),
+        click.option("--drop", metavar="GLOB", multiple=True, help="Leave these keys out."),
+        click.option("--rename", metavar="OLD=NEW", multiple=True, help="Prefix, glob or pattern."),
+        click.option("--add-prefix", metavar="P", help="Put P in front of every key."),
+        click.option("--strip-prefix", metavar="P", help="Take P off the keys that have it."),
+        click.option("--in-chans", metavar="N", type=click.IntRange(1), help="Input channels."),
+        click.option("--class-map", metavar="SPEC", help="first, coco90:voc20, or a file."),
+        click.option("--dtype", metavar="DTYPE", help="fp32, fp16, bf16 or fp64."),
+    ):
+        command = option(command)
+    return target_options(command)
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@conversion_options
+@click.option("-o", "output", metavar="PLAN.json", help="Write the plan to a file.")
+@common
+def plan(file: str, output: str | None, weights: str | None, as_json: bool, **options: Any) -> int:
+    """The steps that `convert` would take, as JSON that it can run.
+
+    Example: ckptool plan weights.pth --arch tf_efficientdet_d7 --dtype fp16 -o plan.json
+    """
+    from ckptool import render
+    from ckptool.conversion import prepare
+    from ckptool.formats.atomic import replace_text
+    from ckptool.planning import Options
+
+    arch, like = options.pop("arch"), options.pop("like")
+    asked = Options(**options)
+    found = prepare(file, arch=arch, like=like, weights=weights, options=asked).plan
+    if output:
+        replace_text(output, json.dumps(found.to_json(), indent=1) + "\n")
+    if as_json:
+        _json(found.to_json())
+    else:
+        click.echo(render.plan_text(found))
+    return FITS
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@conversion_options
+@click.option("--plan", "stored", metavar="PLAN.json", help="Run a stored plan.")
+@click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("-o", "output", metavar="OUT", help="Output; its suffix says the format.")
+@common
+def convert(
+    file: str,
+    stored: str | None,
+    dry_run: bool,
+    force: bool,
+    output: str | None,
+    weights: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Rewrite a file so that it loads, and prove it.
+
+    Example: ckptool convert weights.pth --dtype fp32 --num-classes 20
+    """
+    from ckptool import render
+    from ckptool.conversion import carry_out, default_output, prepare
+    from ckptool.planning import Options, read_plan
+
+    arch, like = options.pop("arch"), options.pop("like")
+    prepared = prepare(
+        file,
+        arch=arch,
+        like=like,
+        weights=weights,
+        plan=read_plan(stored) if stored else None,
+        options=Options(**options),
+    )
+    if dry_run:
+        if as_json:
+            _json(prepared.plan.to_json())
+        else:
+            click.echo(render.plan_text(prepared.plan))
+        return FITS
+    found = carry_out(prepared, output or default_output(prepared), force=force)
+    if as_json:
+        _json(render.result_json(found))
+    else:
+        click.echo(render.result_text(found))
+    return FITS if found.verified else DIFFERS
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+@click.option("--arch", metavar="ARCH", required=True, help="An architecture.")
+@click.option("--num-classes", metavar="N", type=click.IntRange(1), help="Class count.")
+@click.option("--forward", is_flag=True, help="Run one random image through the network.")
+@common
+def verify(
+    file: str,
+    arch: str,
+    num_classes: int | None,
+    forward: bool,
+    weights: str | None,
+    as_json: bool,
+) -> int:
+    """Load a file strictly into the real class; needs torch.
+
+    Example: ckptool verify weights.fp32.c20.safetensors --arch tf_efficientdet_d0 --num-classes 20
+    """
+    from ckptool import render
+    from ckptool.verification import verify as call
+
+    found = call(file, arch=arch, num_classes=num_classes, forward=forward, weights=weights)
+    if as_json:
+        _json(render.verified_json(found))
+    else:
+        click.echo(render.verified_text(found))
+    return FITS if found.strict_load else DIFFERS
+
+
+@cli.command()
+@click.argument("pattern", required=False)
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def archs(pattern: str | None, as_json: bool) -> int:
+    """The architectures that are known; PATTERN is a glob or a part of the name.
+
+    Example: ckptool archs tf_efficientdet
+    """
+    from ckptool import render
+    from ckptool.architectures import archs as call
+
+    found = call(pattern)
+    if as_json:
+        _json(render.archs_json(found))
+    else:
+        click.echo(render.archs_text(found))
+    return FITS
+
+
+def _one_target(arch: str | None, like: str | None) -> None:
+    if (arch is None) == (like is None):
+        raise click.UsageError("give one of --arch ARCH and --like FILE2")
 
 
 def _json(value: object) -> None:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ckptool.architectures import find, lookalikes
+from ckptool.architectures import find, lookalikes, version_notes
 from ckptool.causes import Cause, Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.compare import Entry
@@ -54,8 +54,11 @@ def diff(
     num_classes: int | None = None,
     weights: str | None = None,
     live: bool = False,
+    strict_dtype: bool = False,
 ) -> Diff:
     """What differs between a checkpoint and an architecture or another checkpoint.
+
+    With `strict_dtype` a difference of dtype counts against the verdict too.
 
     Raises: CkptError.
     """
@@ -74,13 +77,14 @@ def diff(
         opened.weights.name,
         target.name,
         target.num_classes,
-        solved.before.fits,
+        solved.before.fits and not (strict_dtype and solved.before.counts["dtype"]),
         solved.before.counts,
         solved.before.entries,
         solved.causes,
         unexplained,
         also_fits=lookalikes(target.architecture) if target.architecture else (),
         not_in_file=target.architecture.card if target.architecture else {},
+        notes=version_notes(target.architecture) if target.architecture else (),
         fix=_command(opened, target, solved),
     )
 

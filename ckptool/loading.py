@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ckptool.causes import Target
-from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
-from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.errors import PlanError, quoted
 from ckptool.planning import Options, Plan, execute, make_plan
 from ckptool.reading import read
-from ckptool.tensors import TensorSpec
+from ckptool.verification import load_strictly, module_specs
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +44,9 @@ def load_into(
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
     target = target_of_module(model)
+    notes: tuple[str, ...] = ()
     if compare(opened.weights.specs, target.specs, opened.weights.versions).fits:
-        plan, edited, notes = make_plan(opened.weights, None, Options()), opened.weights, ()
+        plan, edited = make_plan(opened.weights, None, Options()), opened.weights
     else:
         options = Options(class_map=class_map)
         plan = make_plan(opened.weights, target, options)
@@ -57,44 +56,9 @@ def load_into(
     return Loaded(opened.path, opened.weights.name, plan, notes)
 
 
-def load_strictly(model: torch.nn.Module, weights: WeightSet) -> None:
-    """`load_state_dict(strict=True)` of weights that are read completely first.
-
-    Raises: VerificationError with torch's own words if it refuses them.
-    """
-    state = state_dict(weights)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise VerificationError(
-            f"load_state_dict(strict=True) refuses the weights: {error}",
-            code="verification.load",
-        ) from None
-
-
-def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
-    """The weights as torch would have loaded them: ties kept, with their `_metadata`."""
-    made: dict[Any, torch.Tensor] = {}
-    state: OrderedDict[str, torch.Tensor] = OrderedDict()
-    for key, tensor in weights.tensors.items():
-        if tensor not in made:
-            made[tensor] = tensor.torch()
-        state[key] = made[tensor]
-    if weights.versions is not None:
-        metadata = OrderedDict((path, {"version": n}) for path, n in weights.versions.items())
-        state._metadata = metadata  # type: ignore[attr-defined]
-    return state
-
-
 def target_of_module(model: torch.nn.Module) -> Target:
     """A live model as a target: what its state dict has."""
-    specs: Mapping[str, TensorSpec] = {
-        key: TensorSpec(str(value.dtype).removeprefix("torch."), tuple(value.shape))
-        for key, value in model.state_dict().items()
-        if hasattr(value, "dtype")
-    }
+    specs = module_specs(model)
     if not specs:
         raise PlanError(f"{quoted(type(model).__name__)} has no tensors", code="plan.model")
     return Target(f"{type(model).__module__}.{type(model).__name__}", specs)
-
-

@@ -12,12 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Situation, Target
+from ckptool.causes.heads import stem
 from ckptool.causes.order import DETECTORS
 from ckptool.checkpoint import WeightSet
 from ckptool.compare import Comparison, compare
 from ckptool.dtypes import cast_target
 from ckptool.errors import PlanError, listed, quoted
+from ckptool.files import ByteFile
+from ckptool.labels import class_map
 from ckptool.plugins import Applied, edit
 from ckptool.rules import user_rule
 
@@ -64,6 +68,7 @@ class Options:
     dtype: str | None = None
     num_classes: int | None = None
     class_map: str | None = None
+    in_chans: int | None = None
     strip_prefix: str | None = None
     add_prefix: str | None = None
     rename: tuple[str, ...] = ()
@@ -97,22 +102,40 @@ def solve(weights: WeightSet, target: Target) -> Solved:
     applied: list[tuple[Cause, Applied]] = []
     for detect in DETECTORS:
         for cause in detect(Situation(weights, target)):
-            if cause.edit is None:
-                causes.append(cause)
-                continue
-            result = edit(cause.edit).apply(weights, cause.options)
-            origin = _followed(origin, weights, result.weights)
-            weights = result.weights
-            left = _identities(compare(weights.specs, target.specs, weights.versions), origin)
-            explained = tuple(dict.fromkeys(key for kind, key in open_entries - left))
-            ordered = [e.key for e in before.entries if e.key in set(explained)]
-            keys = cause.keys or tuple(dict.fromkeys(ordered))
-            cause = replace(cause, keys=keys)
+            if cause.edit is not None:
+                result = edit(cause.edit).apply(weights, cause.options)
+                origin = _followed(origin, weights, result.weights)
+                weights = result.weights
+                left = _identities(compare(weights.specs, target.specs, weights.versions), origin)
+                keys = _ordered({key for _, key in open_entries - left}, before)
+                cause = replace(cause, keys=cause.keys or keys)
+                applied.append((cause, result))
+                open_entries = left
             causes.append(cause)
-            applied.append((cause, result))
-            open_entries = left
+        if causes and causes[-1].ends:
+            break
     after = compare(weights.specs, target.specs, weights.versions)
     return Solved(tuple(causes), tuple(applied), weights, before, after)
+
+
+def _ordered(keys: set[str], comparison: Comparison) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.key for entry in comparison.entries if entry.key in keys))
+
+
+def aim(weights: WeightSet, architecture: Architecture, num_classes: int | None) -> Target:
+    """The architecture as a target, with the file's own class count if none is asked for.
+
+    Raises: ArchitectureError if it cannot have that many classes.
+    """
+    default = Target(architecture.name, architecture.specs, architecture.num_classes, architecture)
+    if num_classes is None and architecture.axes:
+        causes = solve(weights, default).causes
+        counts = [cause.options["from"] for cause in causes if cause.code == "class-count"]
+        num_classes = counts[0] if counts else None
+    if num_classes is None or num_classes == architecture.num_classes:
+        return default
+    specs = architecture.manifest(num_classes)
+    return Target(architecture.name, specs, num_classes, architecture)
 
 
 def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Plan:
@@ -122,6 +145,8 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     """
     steps = _asked_for(options)
     asked, _ = execute(made(weights, steps), weights)
+    if target is not None and options.in_chans is not None:
+        target = _with_channels(target, options.in_chans)
     if target is not None:
         steps += _towards(asked, target, options)
     elif options.num_classes is not None:
@@ -136,7 +161,8 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     if target is not None and count is None:
         count = target.num_classes
     name = target.name if target else None
-    return made(weights, steps, arch=name, num_classes=count, dtype=options.dtype)
+    dtype = None if options.dtype is None else cast_target(options.dtype)
+    return made(weights, steps, arch=name, num_classes=count, dtype=dtype)
 
 
 def _asked_for(options: Options) -> list[Step]:
@@ -165,7 +191,7 @@ def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]
             raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
         if not cause.automatic and not _allowed(cause, options):
             raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
-        steps.append(Step(cause.edit, cause.options))
+        steps.append(Step(cause.edit, _mapped(cause, options)))
     if not solved.after.fits:
         left = [entry.key for entry in solved.after.entries if entry.kind != "dtype"]
         raise PlanError(
@@ -177,8 +203,31 @@ def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]
     return steps
 
 
+def _mapped(cause: Cause, options: Options) -> Mapping[str, Any]:
+    """The options of the edit that removes a cause, with what the user chose for it."""
+    if cause.code != "class-count":
+        return cause.options
+    new = len(cause.options["map"])
+    background = cause.options["to"] - new
+    rows = class_map(options.class_map, cause.options["from"] - background, new).rows
+    return {**cause.options, "map": list(rows), "seed": options.seed}
+
+
 def _allowed(cause: Cause, options: Options) -> bool:
-    return cause.code == "class-count" and options.num_classes is not None
+    """Whether an option asks for an edit that does not preserve the function."""
+    return (cause.code == "class-count" and options.num_classes is not None) or (
+        cause.code == "input-channels" and options.in_chans is not None
+    )
+
+
+def _with_channels(target: Target, channels: int) -> Target:
+    """The target with another number of input channels in its first convolution."""
+    key = stem(target.specs)
+    if key is None:
+        raise PlanError(f"{quoted(target.name)} has no convolution", code="plan.channels")
+    shape = target.specs[key].shape
+    spec = replace(target.specs[key], shape=(shape[0], channels, *shape[2:]))
+    return replace(target, specs={**target.specs, key: spec})
 
 
 def _cast(options: Options, target: Target | None) -> Step:
@@ -234,10 +283,11 @@ def made(weights: WeightSet, steps: Sequence[Step], **target: Any) -> Plan:
     return Plan(signature(first), tuple(counted), **target)
 
 
-def parse(text: str) -> Plan:
-    """The plan of its JSON text; PlanError unless it is one."""
+def read_plan(path: str) -> Plan:
+    """The plan that a file holds; PlanError unless it holds one."""
+    file = ByteFile(path)
     try:
-        value = json.loads(text)
+        value = json.loads(file.read(0, file.size))
         target = value["target"]
         steps = tuple(
             Step(str(s["edit"]), dict(s["options"]), int(s["keys"]), str(s["class"]))

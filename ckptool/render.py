@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import CkptError, printable, quoted
 from ckptool.grouping import group
 
 if TYPE_CHECKING:
+    from ckptool.architectures.spec import Summary
     from ckptool.checkpoint import WeightSet
     from ckptool.conversion import Result
     from ckptool.diagnose import Diff
+    from ckptool.identification import Identified
     from ckptool.inspection import Inspection
     from ckptool.planning import Plan
     from ckptool.tensors import LazyTensor, TensorSpec
+    from ckptool.verification import Verified
 
 
 def error_json(error: CkptError) -> dict[str, Any]:
@@ -99,6 +103,67 @@ def diff_json(found: Diff) -> dict[str, Any]:
     }
 
 
+def identified_json(found: Identified) -> dict[str, Any]:
+    """The JSON of `identify`."""
+    return {
+        "file": found.file,
+        "format": found.format,
+        "weights": found.weights,
+        "candidates": [asdict(candidate) for candidate in found.candidates],
+    }
+
+
+def identified_text(found: Identified) -> str:
+    """What `identify` shows."""
+    if not found.candidates:
+        return f"{printable(found.file)}: nothing that ckptool knows"
+    rows = [["", "architecture", "classes", "dtype", "prefix", "differences"]]
+    for item in found.candidates:
+        wrong = [
+            f"{count:,} {word}"
+            for count, word in (
+                (item.missing, "missing"),
+                (item.unexpected, "unexpected"),
+                (item.shape, "of another shape"),
+            )
+            if count
+        ]
+        classes = "" if item.num_classes is None else str(item.num_classes)
+        mark = "fits" if item.fits else "near"
+        rows.append(
+            [mark, item.arch, classes, item.dtype, printable(item.prefix), ", ".join(wrong) or "-"]
+        )
+    lines = [f"{printable(found.file)}", "", *table(rows)]
+    if len(found.fitting) > 1:
+        lines += ["", f"{len(found.fitting)} fit alike: keys and shapes cannot tell them apart"]
+    return "\n".join(lines)
+
+
+def archs_json(found: Sequence[Summary]) -> dict[str, Any]:
+    """The JSON of `archs`."""
+    return {"archs": [asdict(item) for item in found]}
+
+
+def archs_text(found: Sequence[Summary]) -> str:
+    """What `archs` shows."""
+    rows = [["architecture", "family", "keys", "parameters", "classes", "image", "live needs"]]
+    for item in found:
+        classes = "" if item.num_classes is None else str(item.num_classes)
+        image = "×".join(map(str, item.image_size)) if item.image_size else ""
+        rows.append(
+            [
+                item.name,
+                item.family,
+                f"{item.keys:,}",
+                f"{item.parameters:,}",
+                classes,
+                image,
+                ", ".join(item.needs),
+            ]
+        )
+    return "\n".join(table(rows, "")) if found else "no architecture matches"
+
+
 def result_json(found: Result) -> dict[str, Any]:
     """The JSON of `convert`."""
     return {
@@ -118,6 +183,30 @@ def result_json(found: Result) -> dict[str, Any]:
             for key, values in found.measured.items()
         },
     }
+
+
+def verified_json(found: Verified) -> dict[str, Any]:
+    """The JSON of `verify`."""
+    return asdict(found)
+
+
+def verified_text(found: Verified) -> str:
+    """What `verify` shows."""
+    lines = []
+    if found.strict_load:
+        lines.append(f"{printable(found.file)}: loads strictly into {printable(found.arch)}")
+    else:
+        counts = f"{len(found.missing):,} missing, {len(found.unexpected):,} unexpected"
+        lines.append(
+            f"{printable(found.file)}: does not load strictly into {printable(found.arch)}: "
+            f"{counts}, {len(found.shape):,} of another shape; `ckptool diff` says why"
+        )
+    if found.forward:
+        finite = "all finite" if found.forward["finite"] else "NOT all finite"
+        shapes = ", ".join("×".join(map(str, shape)) for shape in found.forward["outputs"])
+        size_ = "×".join(map(str, found.forward["input"]))
+        lines.append(f"forward: {size_} gives {shapes}; {finite}")
+    return "\n".join(lines)
 
 
 def spec_json(spec: TensorSpec) -> dict[str, Any]:

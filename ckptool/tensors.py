@@ -356,10 +356,11 @@ def rechunk(chunks: Iterator[memoryview], size: int) -> Iterator[memoryview]:
 
 
 def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
-    """Stride 0 lets a small file declare any size; what is out of all proportion is not made."""
-    if spec.nbytes > 4 * record.file.size + (64 << 20):
+    """Stride 0 or deflation let a small file declare any size; none out of proportion is made."""
+    needed = max(spec.nbytes, record.nbytes if record.deflated else 0)
+    if needed > 4 * record.file.size + (64 << 20):
         raise UnsupportedError(
-            f"shape {spec.shape} expands {record.nbytes:,} stored bytes to {spec.nbytes:,}; "
+            f"shape {spec.shape} expands {record.stored:,} stored bytes to {needed:,}; "
             "that is out of all proportion to the file",
             code="tensor.expansion",
         )

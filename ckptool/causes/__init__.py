@@ -33,7 +33,8 @@ class Cause:
     `summary` is a sentence. `edit` and `options` are the step that removes the cause, None where
     no edit can. `fix` are the options of `ckptool convert` that ask for it, None where there are
     none. `automatic` tells a step that needs no option of its own: it preserves the function.
-    `keys` are the keys that it explains; the solver fills them in where the edit tells them.
+    `ends` says that the search ends here: behind it nothing is worth a look. `keys` are the keys
+    that it explains; the solver fills them in where the edit tells them.
     """
 
     code: str
@@ -43,6 +44,7 @@ class Cause:
     fix: str | None = None
     exact: bool = True
     automatic: bool = False
+    ends: bool = False
     keys: tuple[str, ...] = ()
 
 

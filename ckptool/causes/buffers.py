@@ -7,20 +7,7 @@ from collections.abc import Iterable
 from ckptool.causes import Cause, Situation
 from ckptool.compare import COUNTER
 from ckptool.errors import listed
-
-# Buffers that a model computes from its configuration. Source: effdet 0.4.1 (`anchors.py`), YOLOv5
-# v6 (`models/yolo.py`), Detectron2 before 0.6, torchvision and Swin (`relative_position_index`).
-DERIVED = (
-    "anchors.boxes",
-    "anchor_grid",
-    "cell_anchors",
-    "relative_position_index",
-    "attn_mask",
-    "pixel_mean",
-    "pixel_std",
-)
-# Left on a model by `thop.profile`.
-PROFILED = ("total_ops", "total_params")
+from ckptool.identification import DERIVED, PROFILED, is_named
 
 
 def counters(situation: Situation) -> list[Cause]:
@@ -77,7 +64,7 @@ def derived(situation: Situation) -> list[Cause]:
     causes = []
     own = situation.target.architecture.derived if situation.target.architecture else ()
     names = (*DERIVED, *own)
-    extra = [key for key in found if key not in wanted and _ends(key, names)]
+    extra = [key for key in found if key not in wanted and is_named(key, names)]
     if extra:
         causes.append(
             Cause(
@@ -89,7 +76,7 @@ def derived(situation: Situation) -> list[Cause]:
                 automatic=True,
             )
         )
-    counted = [key for key in found if key not in wanted and _ends(key, PROFILED)]
+    counted = [key for key in found if key not in wanted and is_named(key, PROFILED)]
     if counted:
         causes.append(
             Cause(
@@ -115,7 +102,3 @@ def _module(key: str) -> str:
 def _modules(keys: Iterable[str]) -> set[str]:
     """The modules that have running statistics."""
     return {_module(key) for key in keys if key.endswith(("running_mean", "running_var"))}
-
-
-def _ends(key: str, names: tuple[str, ...]) -> bool:
-    return any(key == name or key.endswith(f".{name}") for name in names)

@@ -96,8 +96,9 @@ def ema_mirror(situation: Situation) -> list[Cause]:
     return [
         Cause(
             "ema-mirror",
-            f"{len(copies):,} tensors are a second copy of the weights ({listed(copies, 1)}), which "
-            "mmdet 2 keeps for its moving average: after an epoch the plain names hold the average",
+            f"{len(copies):,} tensors are a second copy of the weights ({listed(copies, 1)}), "
+            "which mmdet 2 keeps for its moving average: after an epoch the plain names hold the "
+            "average",
             "drop",
             {"drop": copies},
             "--drop 'ema_*'",

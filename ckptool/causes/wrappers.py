@@ -7,16 +7,9 @@ from collections.abc import Iterable, Mapping
 
 from ckptool.causes import Cause, Situation
 from ckptool.errors import listed, quoted
+from ckptool.identification import SEGMENTS
 from ckptool.tensors import TensorSpec
 
-# Segments that a wrapper inserts anywhere in a key. Source: torch 2.15 (`torch/_dynamo`,
-# `torch/distributed/fsdp`, `torch/distributed/algorithms/_checkpoint`), Lightning 2.6.
-SEGMENTS = (
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-    "_forward_module",
-)
 _WRITTEN_BY = {
     "module.": "DistributedDataParallel or DataParallel",
     "_orig_mod.": "torch.compile",
@@ -89,6 +82,7 @@ def _strip(situation: Situation, strip: str) -> list[Cause]:
                 "them is meant cannot be told",
                 fix=f"--keep '{strip}*' or --drop '{strip}*'",
                 exact=False,
+                ends=True,
                 keys=tuple(twice),
             )
         ]

@@ -97,6 +97,14 @@ def replace_file(
     return result
 
 
+def replace_text(path: str, text: str, *, force: bool = True) -> None:
+    """Write a small text file.
+
+    Raises: OutputError, as `replace_file`.
+    """
+    replace_file(path, lambda output: output.write(text.encode()), lambda _: None, force=force)
+
+
 def refuse_target(path: str, *, force: bool = False) -> os.stat_result | None:
     """The status of the file that would be replaced, None if there is none.
 

@@ -23,6 +23,7 @@ from ckptool.tensors import Record
 
 NAME = "torch-zip"
 LARGEST_PICKLE = 1 << 28
+_MOST_INFLATION = 200  # times; a pickle deflates to a tenth of its size, zeros to a thousandth
 
 _KEY = re.compile(r"[0-9A-Za-z_]{1,64}")
 # Records that torch writes beside the pickle and its storages.
@@ -53,6 +54,7 @@ def read(file: Readable) -> Contents:
         raise _not_torch(members)
     script = "constants.pkl" in members
     byteorder = _byteorder(file, members)
+    _check_version(file, members)
     data = _content(file, members["data.pkl"], LARGEST_PICKLE)
     pickle = load(data)
     if pickle.end != len(data):
@@ -102,6 +104,12 @@ def _record(file: Readable, entry: Entry, byteorder: str = "little") -> Record:
 
 def _content(file: Readable, entry: Entry, largest: int) -> bytes:
     """A whole record, its CRC checked; FormatError if it is larger than such a record may be."""
+    if entry.deflated and entry.size > _MOST_INFLATION * max(entry.stored, 1 << 10):
+        raise FormatError(
+            f"record {quoted(entry.name)} inflates {entry.stored:,} bytes to {entry.size:,}; "
+            "that is out of all proportion",
+            code="zip.ratio",
+        )
     if entry.size > largest:
         raise FormatError(
             f"record {quoted(entry.name)} has {entry.size:,} bytes, wanted at most {largest:,}",
@@ -121,6 +129,16 @@ def _byteorder(file: Readable, members: Mapping[str, Entry]) -> str:
             code="zip.byteorder",
         )
     return str(found, "ascii")
+
+
+def _check_version(file: Readable, members: Mapping[str, Entry]) -> None:
+    """Refuse a version that is no number; which number it is changes nothing that is read."""
+    if "version" in members:
+        found = _content(file, members["version"], 16).strip()
+        if not found.isdigit():
+            raise FormatError(
+                f"`version` is {quoted(str(found, 'latin-1'))}, wanted a number", code="zip.version"
+            )
 
 
 def _not_torch(members: Mapping[str, Entry]) -> NotACheckpointError | UnsupportedError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from ckptool.checkpoint import WeightSet
 from ckptool.errors import PlanError, listed, quoted
@@ -49,13 +49,15 @@ def edit(name: str) -> Edit:
     Raises: PlanError if there is none.
     """
     if name in EDITS:
-        return cast(Edit, import_module(f"ckptool.plugins.{name}"))
+        found: Edit = import_module(f"ckptool.plugins.{name}")
+        return found
     from importlib.metadata import entry_points
 
-    found = {point.name: point for point in entry_points(group="ckptool.plugins")}
-    if name not in found:
+    points = {point.name: point for point in entry_points(group="ckptool.plugins")}
+    if name not in points:
         raise PlanError(
-            f"no edit is called {quoted(name)}; there are {listed([*EDITS, *found], 20)}",
+            f"no edit is called {quoted(name)}; there are {listed([*EDITS, *points], 20)}",
             code="plan.edit",
         )
-    return cast(Edit, found[name].load())
+    loaded: Edit = points[name].load()
+    return loaded

@@ -143,7 +143,9 @@ class Cast:
             error = numpy.abs(new - old, where=finite, out=numpy.zeros_like(old))
             over = numpy.abs(old) > _LARGEST[spec.dtype]
             clamped += int((over & finite).sum())
-            relative = numpy.divide(error, numpy.abs(old), where=finite & (old != 0) & ~over)
+            counted = finite & (old != 0) & ~over
+            relative = numpy.zeros_like(old)
+            numpy.divide(error, numpy.abs(old), out=relative, where=counted)
             off = finite & ~over & (error > bound * numpy.abs(old)) & (error > smallest / 2)
             if off.any() or not same.all():
                 raise VerificationError(f"{quoted(self.key)}: a value is not the cast of its own")
