@@ -14,6 +14,7 @@ from ckptool.architectures import find, frozen, lookalikes
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
 from ckptool.diagnose import target_of
+from ckptool.dtypes import SHORT
 from ckptool.errors import OutputError, PlanError, listed, quoted
 from ckptool.files import BLOCK, ByteFile
 from ckptool.formats import writer_for
@@ -27,7 +28,6 @@ from ckptool.verification import prove
 from ckptool.version import VERSION
 
 _NO_HASH = "0" * 64
-_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def default_output(prepared: Prepared) -> str:
     """The path beside the input whose name says what was done: `weights.fp32.c20.safetensors`."""
     plan = prepared.plan
     stem = os.path.splitext(prepared.checkpoint.path)[0].removesuffix(".index")
-    words = [] if plan.dtype is None else [_SHORT.get(plan.dtype, plan.dtype)]
+    words = [] if plan.dtype is None else [SHORT[plan.dtype]]
     if any(step.edit == "heads" for step in plan.steps):
         words.append(f"c{plan.num_classes}")
     return ".".join([stem, *(words or ["converted"]), "safetensors"])

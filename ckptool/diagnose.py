@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ckptool.architectures import find, lookalikes, version_notes
+from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
-from ckptool.checkpoint import Checkpoint
-from ckptool.compare import Entry
+from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.compare import Comparison, Entry
+from ckptool.dtypes import CAST_TARGETS, SHORT
+from ckptool.errors import listed
+from ckptool.identification import agrees, anchor_side
 from ckptool.planning import Solved, solve
+from ckptool.plugins.cast import widens
 from ckptool.reading import read
 
 
@@ -21,8 +26,8 @@ class Diff:
 
     `fits_strict` is the verdict of `load_state_dict(strict=True)`. `unexplained` are the keys that
     no cause accounts for. `also_fits` are architectures that cannot be told apart by keys and
-    shapes, `not_in_file` what distinguishes them and no file stores. `fix` is the one command that
-    makes the file load, None if there is none.
+    shapes, `distinguished` what each of them has instead (own fact, other fact), `not_in_file` what
+    no file stores. `fix` is the one command that makes the file load, None if there is none.
     """
 
     file: str
@@ -36,6 +41,7 @@ class Diff:
     causes: tuple[Cause, ...]
     unexplained: tuple[str, ...] = ()
     also_fits: tuple[str, ...] = ()
+    distinguished: Mapping[str, Mapping[str, tuple[object, object]]] = field(default_factory=dict)
     not_in_file: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fix: str | None = None
@@ -71,6 +77,7 @@ def diff(
         for entry in solved.after.entries
         if entry.kind != "dtype" and entry.key not in explained
     )
+    also = _also_fits(opened.weights, target)
     return Diff(
         opened.path,
         opened.contents.format,
@@ -80,13 +87,66 @@ def diff(
         solved.before.fits and not (strict_dtype and solved.before.counts["dtype"]),
         solved.before.counts,
         solved.before.entries,
-        solved.causes,
+        (*solved.causes, *_dtypes(solved.after)),
         unexplained,
-        also_fits=lookalikes(target.architecture) if target.architecture else (),
+        also_fits=also,
+        distinguished={name: _contrast(target.architecture, name) for name in also},
         not_in_file=target.architecture.card if target.architecture else {},
-        notes=version_notes(target.architecture) if target.architecture else (),
+        notes=_notes(opened.weights, target),
         fix=_command(opened, target, solved),
     )
+
+
+def _also_fits(weights: WeightSet, target: Target) -> tuple[str, ...]:
+    """The architectures with the target's keys and shapes, but for those that anchors rule out."""
+    if target.architecture is None:
+        return ()
+    names = lookalikes(target.architecture)
+    side = anchor_side(weights)
+    return tuple(name for name in names if side is None or agrees(find(name), side))
+
+
+def _contrast(architecture: Architecture | None, other: str) -> Mapping[str, tuple[object, object]]:
+    """The facts in which another architecture's card differs, the own one first."""
+    own = architecture.card if architecture else {}
+    theirs = find(other).card
+    names = dict.fromkeys([*own, *theirs])
+    return {n: (own.get(n), theirs.get(n)) for n in names if own.get(n) != theirs.get(n)}
+
+
+def _notes(weights: WeightSet, target: Target) -> tuple[str, ...]:
+    """What is worth knowing but no difference of keys and shapes."""
+    if target.architecture is None:
+        return ()
+    notes = list(version_notes(target.architecture))
+    side = anchor_side(weights)
+    if side is not None and not agrees(target.architecture, side):
+        fitting = [n for n in lookalikes(target.architecture) if agrees(find(n), side)]
+        notes.append(
+            f"the anchors in the file are not those of {target.name}: the first has the side "
+            f"{side:g}" + (f", as in {listed(fitting)}" if fitting else "")
+        )
+    return tuple(notes)
+
+
+def _dtypes(comparison: Comparison) -> list[Cause]:
+    """The differences of dtype, which never stop a load, as one cause for each pair of types."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for entry in comparison.entries:
+        if entry.kind == "dtype" and entry.found and entry.wanted:
+            pairs.setdefault((entry.found.dtype, entry.wanted.dtype), []).append(entry.key)
+    return [
+        Cause(
+            "dtype",
+            f"{len(keys):,} tensors are {found} in the file and {wanted} in the architecture; "
+            "load_state_dict casts them without a word",
+            "cast",
+            fix=f"--dtype {SHORT[wanted]}" if wanted in SHORT else None,
+            exact=found in CAST_TARGETS and wanted in CAST_TARGETS and widens(found, wanted),
+            keys=tuple(keys),
+        )
+        for (found, wanted), keys in pairs.items()
+    ]
 
 
 def target_of(

@@ -82,7 +82,9 @@ _ALIASES = {
     "chalf": "complex32",
 }
 
-CAST_TARGETS = ("float32", "float16", "bfloat16", "float64")
+# The types that `--dtype` accepts, with their short names.
+SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
+CAST_TARGETS = tuple(SHORT)
 
 
 def find(name: str) -> DType | None:

@@ -115,27 +115,29 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
 
 
 def told_apart(weights: WeightSet, fitting: list[Candidate]) -> list[Candidate]:
-    """Those of the candidates that agree with the anchors in the file, if it has any.
-
-    The first box of effdet's `anchors.boxes` has the side anchor_scale · stride.
-    Source: effdet 0.4.1 `anchors.py`.
-    """
-    boxes = next((t for key, t in weights.tensors.items() if is_named(key, DERIVED[:1])), None)
-    side = _first_side(boxes) if boxes is not None else None
+    """Those of the candidates that agree with the anchors in the file, if it has any."""
+    side = anchor_side(weights)
     if side is None:
         return fitting
-    agreeing = []
-    for candidate in fitting:
-        architecture = frozen.find(candidate.arch)
-        card = architecture.card if architecture else {}
-        scale, levels = card.get("anchor_scale"), card.get("levels")
-        if (
-            not isinstance(scale, float)
-            or not isinstance(levels, list)
-            or abs(scale * 2 ** levels[0] - side) < 0.01 * side
-        ):
-            agreeing.append(candidate)
+    agreeing = [c for c in fitting if (found := frozen.find(c.arch)) and agrees(found, side)]
     return agreeing or fitting
+
+
+def anchor_side(weights: WeightSet) -> float | None:
+    """The side of the first box of effdet's `anchors.boxes`, None if the file has none."""
+    boxes = next((t for key, t in weights.tensors.items() if is_named(key, DERIVED[:1])), None)
+    return None if boxes is None else _first_side(boxes)
+
+
+def agrees(architecture: Architecture, side: float) -> bool:
+    """Whether the first anchor of an architecture has that side: anchor_scale · 2 ** first level.
+
+    Source: effdet 0.4.1 `anchors.py`.
+    """
+    scale, levels = architecture.card.get("anchor_scale"), architecture.card.get("levels")
+    if not isinstance(scale, float) or not isinstance(levels, (list, tuple)):
+        return True
+    return bool(abs(scale * 2 ** levels[0] - side) < 0.01 * side)
 
 
 def unwrapped(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:

@@ -13,6 +13,7 @@ from ckptool.grouping import group
 if TYPE_CHECKING:
     from ckptool.architectures.spec import Summary
     from ckptool.checkpoint import WeightSet
+    from ckptool.compare import Entry
     from ckptool.conversion import Result
     from ckptool.diagnose import Diff
     from ckptool.identification import Identified
@@ -20,6 +21,21 @@ if TYPE_CHECKING:
     from ckptool.planning import Plan
     from ckptool.tensors import LazyTensor, TensorSpec
     from ckptool.verification import Verified
+
+
+# What no file stores and what changes the outputs silently when it is wrong.
+_TELLING = (
+    "image_size",
+    "mean",
+    "std",
+    "padding",
+    "bn_eps",
+    "backbone_bn_eps",
+    "anchor_scale",
+    "activation",
+    "anchors",
+    "scale_x_y",
+)
 
 
 def error_json(error: CkptError) -> dict[str, Any]:
@@ -310,14 +326,9 @@ def diff_text(found: Diff, limit: int = 20) -> str:
         "",
         _counts(found.counts),
     ]
-    shown = [entry for entry in found.entries if entry.kind != "dtype"]
-    if shown:
-        groups = group((e.key, (e.kind, e.found, e.wanted)) for e in shown)
-        rows = [["", "key", "found", "wanted"]]
-        for pattern, shared, count in groups[: limit or None]:
-            kind, have, want = shared
-            name = printable(pattern, 90) + (f"  ({count})" if count > 1 else "")
-            rows.append([kind, name, spec_text(have), spec_text(want)])
+    groups = _grouped(found.entries)
+    if groups:
+        rows = [["", "key", "found", "wanted"], *groups[: limit or None]]
         lines += ["", *table(rows)]
         if limit and len(groups) > limit:
             lines.append(f"  and {len(groups) - limit:,} more lines (--limit 0 shows all)")
@@ -331,12 +342,46 @@ def diff_text(found: Diff, limit: int = 20) -> str:
         keys = ", ".join(pattern for pattern, _, _ in group((k, 0) for k in found.unexplained)[:8])
         lines += ["", f"unexplained: {printable(keys, 400)}"]
     if found.also_fits:
-        lines += ["", "also fits: " + ", ".join(found.also_fits)]
+        lines += ["", "also fits"]
+        lines += [f"  {name}: {_contrast(facts)}" for name, facts in found.distinguished.items()]
     if found.not_in_file:
-        lines += ["", "not stored in the file: " + _card(found.not_in_file)]
+        lines += ["", "not stored in any file: " + _card(found.not_in_file)]
     lines += ["", *(f"note: {note}" for note in found.notes)]
     lines += _verdict(found)
     return "\n".join(lines)
+
+
+def _grouped(entries: Sequence[Entry]) -> list[list[str]]:
+    """A row for each group of differences: kind, pattern, found, wanted.
+
+    Tensors that are only missing or unexpected are grouped whatever their shapes are.
+    """
+    specs: dict[tuple[str, str], list[Entry]] = {}
+    shared: list[tuple[str, tuple[str, str, str]]] = []
+    for entry in entries:
+        if entry.kind == "dtype":
+            continue
+        alone = entry.kind in ("missing", "unexpected")
+        sides = ("", "") if alone else (spec_text(entry.found), spec_text(entry.wanted))
+        shared.append((entry.key, (entry.kind, *sides)))
+        specs.setdefault((entry.kind, entry.key), []).append(entry)
+    rows = []
+    for pattern, (kind, have, want), count in group(shared):
+        if count == 1 and not (have or want):
+            entry = specs[kind, pattern][0]
+            have, want = spec_text(entry.found), spec_text(entry.wanted)
+        name = printable(pattern, 90) + (f"  ({count})" if count > 1 else "")
+        rows.append([kind, name, have, want])
+    return rows
+
+
+def _contrast(facts: Mapping[str, tuple[object, object]]) -> str:
+    """What one architecture has instead of another."""
+    words = [
+        f"{name.replace('_', ' ')} {_fact(other)} instead of {_fact(own)}"
+        for name, (own, other) in facts.items()
+    ]
+    return ", ".join(words) or "the same in everything that ckptool knows of"
 
 
 def plan_text(found: Plan) -> str:
@@ -441,7 +486,10 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 
 def _card(card: Mapping[str, object]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_fact(value)}" for name, value in card.items())
+    """The facts of a card that decide what a network computes from an image."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {_fact(card[name])}" for name in _TELLING if name in card
+    )
 
 
 def _fact(value: object) -> str:

@@ -5,15 +5,27 @@ Source: the magic numbers of each format; the git-lfs pointer specification v1.
 
 from __future__ import annotations
 
+import os
 import re
+from struct import Struct
 
-from ckptool.errors import CkptError, FormatError, NotACheckpointError, UnsupportedError, quoted
+from ckptool.errors import (
+    CkptError,
+    FormatError,
+    NotACheckpointError,
+    UnsupportedError,
+    WeightsError,
+    listed,
+    quoted,
+)
 from ckptool.files import Readable
 from ckptool.formats.darknet import plausible
 from ckptool.formats.nodes import PersistentId
 from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import storage_reference
 
+_SIZE_AND_START = Struct("<II")
+_LENGTHS = Struct("<3H")
 _UNPACK = "unpack it, then try the file inside"
 _MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
     (b"\x1f\x8b", "gzip data", "gunzip it, then try the file inside"),
@@ -50,6 +62,12 @@ def explain(head: bytes, file: Readable) -> CkptError:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
         return _web_page(text)
+    if re.match(rb"\[(?:net|network)\]", text):
+        return _not(
+            "this is a darknet cfg, the description of a network and not its weights",
+            "name the .weights file; the cfg goes with it: --arch darknet:FILE.cfg",
+            "cfg",
+        )
     if text.startswith((b"{", b"[")):
         return _json(text)
     if plausible(head, file) and file.size % 4 == 0:
@@ -68,17 +86,47 @@ def explain(head: bytes, file: Readable) -> CkptError:
     )
 
 
-def explain_zip(file: Readable) -> FormatError | None:
-    """For a zip archive without an end record: how much of it is missing, as far as it says."""
+def explain_zip(file: Readable) -> CkptError | None:
+    """For a zip archive that is not laid out as torch does: cut short, or of another kind.
+
+    None for what could be a checkpoint all the same.
+    """
     tail = file.read(max(0, file.size - 65_600), min(file.size, 65_600))
-    if b"PK\x05\x06" in tail:
-        return None
+    end = tail.rfind(b"PK\x05\x06")
+    if end >= 0:
+        size, start = _SIZE_AND_START.unpack_from(tail[end : end + 20].ljust(20, b"\0"), 12)
+        if start + size > file.size or size > 1 << 24:
+            return None
+        names = _names_in(file.read(start, size))
+        return not_torch(names) if names and not any("data.pkl" in name for name in names) else None
     missing = _missing_storages(file)
     return FormatError(
         "the zip archive is cut short: it has no end record"
         + (f", and at least {missing:,} bytes of its storages are missing" if missing > 0 else ""),
         hint="download or copy the file again",
         code="format.truncated",
+    )
+
+
+def not_torch(names: list[str]) -> CkptError:
+    """The error for a zip archive without `data.pkl`, from the names in it."""
+    if "model.json" in names:
+        return UnsupportedError(
+            "a TorchScript archive of torch 1.0 to 1.3 (`model.json`), which is not read",
+            hint="load it with torch 1.4 or later and save it again",
+            code="unsupported.torchscript",
+        )
+    if all(name.endswith(".npy") for name in names):
+        return UnsupportedError(
+            f"a numpy .npz archive of {len(names):,} arrays, which is not read",
+            hint="safetensors.numpy.save_file(dict(numpy.load(FILE)), 'out.safetensors')",
+            code="unsupported.npz",
+        )
+    return NotACheckpointError(
+        f"a zip archive without `data.pkl`: it holds {listed(names, 3)}",
+        hint="a checkpoint written by torch.save has data.pkl; was it packed together with "
+        "other files? Then unpack it first",
+        code="not-a-checkpoint.zip",
     )
 
 
@@ -103,11 +151,29 @@ def explain_folder(path: str, names: list[str]) -> CkptError:
             hint="export its variables to .npz with TensorFlow",
             code="unsupported.tensorflow",
         )
+    indexes = [name for name in names if name.endswith(".index.json")]
+    if indexes:
+        return WeightsError(
+            f"{shown}: a folder with several indexes of shards: {listed(indexes)}",
+            hint=f"name one of them: {os.path.join(path, indexes[0])}",
+            code="weights.index",
+        )
     return NotACheckpointError(
         f"{shown}: a folder without an index of shards",
         hint="name the checkpoint file inside it",
         code="not-a-checkpoint.folder",
     )
+
+
+def _names_in(directory: bytes) -> list[str]:
+    """The names in a zip directory, as far as it is one."""
+    names = []
+    at = 0
+    while directory[at : at + 4] == b"PK\x01\x02" and at + 46 <= len(directory):
+        name, extra, comment = _LENGTHS.unpack_from(directory, at + 28)
+        names.append(str(directory[at + 46 : at + 46 + name], "utf-8", "replace"))
+        at += 46 + name + extra + comment
+    return names
 
 
 def _missing_storages(file: Readable) -> int:

@@ -9,9 +9,9 @@ import re
 from collections.abc import Mapping
 
 from ckptool.checkpoint import Contents, Finding
-from ckptool.errors import FormatError, NotACheckpointError, UnsupportedError, listed, quoted
+from ckptool.errors import FormatError, listed, quoted
 from ckptool.files import Readable
-from ckptool.formats.foreign import explain_zip
+from ckptool.formats.foreign import explain_zip, not_torch
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
 from ckptool.formats.legacy_stream import Values, names_of
@@ -51,7 +51,7 @@ def read(file: Readable) -> Contents:
     root = next(iter(entries), "").partition("/")[0]
     members = {name[len(root) + 1 :]: entry for name, entry in entries.items()}
     if "data.pkl" not in members:
-        raise _not_torch(members)
+        raise not_torch(list(members))
     script = "constants.pkl" in members
     byteorder = _byteorder(file, members)
     _check_version(file, members)
@@ -133,27 +133,12 @@ def _byteorder(file: Readable, members: Mapping[str, Entry]) -> str:
 
 def _check_version(file: Readable, members: Mapping[str, Entry]) -> None:
     """Refuse a version that is no number; which number it is changes nothing that is read."""
-    if "version" in members:
-        found = _content(file, members["version"], 16).strip()
-        if not found.isdigit():
-            raise FormatError(
-                f"`version` is {quoted(str(found, 'latin-1'))}, wanted a number", code="zip.version"
-            )
-
-
-def _not_torch(members: Mapping[str, Entry]) -> NotACheckpointError | UnsupportedError:
-    if "model.json" in members:
-        return UnsupportedError(
-            "a TorchScript archive of torch 1.0 to 1.3 (`model.json`), which is not read",
-            hint="load it with torch 1.4 or later and save it again",
-            code="unsupported.torchscript",
+    entry = members.get("version") or members.get(".data/version")
+    found = _content(file, entry, 16).strip() if entry else b""
+    if not found.isdigit():
+        raise FormatError(
+            f"`version` is {quoted(str(found, 'latin-1'))}, wanted a number", code="zip.version"
         )
-    return NotACheckpointError(
-        f"a zip archive without `data.pkl`: it holds {listed(members, 3)}",
-        hint="a checkpoint written by torch.save has data.pkl; was it packed together with "
-        "other files? Then unpack it first",
-        code="not-a-checkpoint.zip",
-    )
 
 
 def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> list[Finding]:
