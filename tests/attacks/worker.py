@@ -1,0 +1,258 @@
+"""The process that reads hostile files: whatever else than reading happens in it ends it.
+
+A script: one request a line on stdin, one answer a line on stdout, both JSON. While a file is
+read, every audit event but the opening of a declared file to read it is a violation; so is any
+exception but CkptError, and any change of the folder, the modules or the open descriptors.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import hashlib
+import json
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy
+import numpy.lib.stride_tricks
+
+from ckptool.checkpoint import WeightSet
+from ckptool.containers import choose, left_aside
+from ckptool.errors import CkptError
+from ckptool.reading import open_file, read
+
+MOST_SECONDS = 30  # of CPU, for one case; one that never ends is killed
+MOST_MEMORY = 6 << 30
+
+# What the readers import on first use, and the codecs that they name.
+numpy.dtype(ml_dtypes.bfloat16)
+for _codec in ("utf-8", "ascii", "latin-1", "raw-unicode-escape"):
+    b"a".decode(_codec)
+
+_declared: frozenset[str] | None = None  # None: not armed
+_resetting = os.open("/proc/self/clear_refs", os.O_WRONLY)
+_status = os.open("/proc/self/status", os.O_RDONLY)
+_READ_ONLY = ~(os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def _watch(event: str, args: tuple[Any, ...]) -> None:
+    if _declared is None or event == "builtins.id":
+        return
+    path = str(args[0]) if args else ""
+    if event == "open" and path in _declared and args[2] & _READ_ONLY == os.O_RDONLY:
+        return
+    if event == "os.listdir" and path in _declared:
+        return
+    _violate(f"audit event {event} {args!r:.300}")
+
+
+def _violate(what: str) -> None:
+    """Tell the parent, and end before anything else can happen."""
+    os.write(1, json.dumps({"violation": what}).encode() + b"\n")
+    os._exit(99)
+
+
+def _armed(path: str, act: Callable[[], Any]) -> Any:
+    """What an act gives, or the CkptError that it raises, under watch."""
+    global _declared
+    folder = os.path.dirname(path)
+    before = _state(folder)
+    signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
+    _declared = frozenset((folder, *(os.path.join(folder, name) for name in before[0])))
+    try:
+        result = act()
+    except CkptError as error:
+        result = _checked(error)
+    except BaseException:
+        _declared = None
+        _violate(f"an exception that is no CkptError:\n{traceback.format_exc()[-2000:]}")
+    _declared = None
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    after = _state(folder)
+    if after != before:
+        _violate(f"the process or the folder changed: {before!r:.400} -> {after!r:.400}")
+    return result
+
+
+def _state(folder: str) -> tuple[Any, ...]:
+    """Everything that reading a file must leave as it is."""
+    files = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            files[entry.name] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    free = os.dup(0)  # the lowest free descriptor: larger if one was left open
+    os.close(free)
+    return (
+        files,
+        os.listdir("."),
+        free,
+        len(sys.modules),
+        "torch" in sys.modules,
+        (len(copyreg.dispatch_table), len(copyreg._extension_registry)),  # type: ignore[attr-defined]
+        id(pickle.Unpickler),
+        sys.getrecursionlimit(),
+        sys.getprofile(),
+    )
+
+
+def _checked(error: CkptError) -> dict[str, Any]:
+    for text in (error.message, error.hint or "", str(error)):
+        if len(text) > 1_000 or not text.isprintable():
+            _violate(f"{error.code}: a message of {len(text)} characters: {text!r:.300}")
+    return {"code": error.code, "message": error.message}
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Everything that a reading command asks of a file; refusals that come late are noted."""
+    opened = open_file(path)
+    found: dict[str, Any] = {
+        "opened": True,
+        "format": opened.contents.format,
+        "globals": {item.name: item.danger for item in opened.contents.globals},
+        "sets": [item.name[:200] for item in opened.sets[:20]],
+        "findings": [finding.code for finding in opened.contents.findings],
+    }
+    chosen = None
+    try:
+        chosen = choose(opened.sets)
+        found["keys"] = [key[:200] for key in list(read(path))[:20]]
+    except CkptError as error:
+        found["unchosen"] = _checked(error)["code"]
+    found["aside"] = [item.what for item in left_aside(opened.contents.root, chosen)[:20]]
+    try:
+        found["digest"] = _digest(opened.sets)
+    except CkptError as error:
+        found["tensors"] = _checked(error)
+    return found
+
+
+def _digest(sets: tuple[WeightSet, ...]) -> str:
+    """A hash of all names, types, shapes and values."""
+    whole = hashlib.sha256()
+    for found in sets:
+        whole.update(repr((found.name, sorted(found.refused))).encode("utf-8", "surrogatepass"))
+        for key, tensor in found.tensors.items():
+            about = repr((key, tensor.dtype, tensor.shape))
+            whole.update(about.encode("utf-8", "surrogatepass"))
+            for chunk in tensor.chunks():
+                whole.update(chunk)
+    return whole.hexdigest()
+
+
+def _opened(path: str) -> dict[str, Any]:
+    """The digest alone: what a mutant of a seed is asked for."""
+    return {"digest": _digest(open_file(path).sets)}
+
+
+def _mutants(path: str, kind: str, first: int, last: int) -> dict[str, Any]:
+    """All truncations to, or all flips of the bits of, the bytes from `first` to `last`."""
+    with open(path, "rb") as file:
+        seed = file.read()
+    whole = _armed(path, lambda: _opened(path))
+    outcomes: Counter[str] = Counter()
+    changed: list[int] = []
+    writing = os.open(path, os.O_WRONLY)
+
+    def judge(place: int) -> None:
+        found = _armed(path, lambda: _opened(path))
+        same = found.get("digest") == whole["digest"]
+        outcomes[found.get("code") or ("same" if same else "changed")] += 1
+        if "code" not in found and not same:
+            changed.append(place)
+
+    for at in range(first, last):
+        if kind == "cut":
+            os.ftruncate(writing, at)
+            judge(at)
+            os.pwrite(writing, seed, 0)
+        else:
+            for bit in range(8):
+                os.pwrite(writing, bytes((seed[at] ^ 1 << bit,)), at)
+                judge(at * 8 + bit)
+            os.pwrite(writing, seed[at : at + 1], at)
+    os.close(writing)
+    return {"outcomes": outcomes, "changed": changed}
+
+
+def _profiled(path: str) -> list[str]:
+    """Every callable that opening the file runs, as `module.function`."""
+    seen: set[str] = set()
+
+    def note(frame: Any, event: str, function: Any) -> None:
+        if event == "call":
+            seen.add(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}")
+        elif event == "c_call":
+            module = function.__module__
+            seen.add(f"{module + '.' if module else ''}{function.__qualname__}")
+
+    def act() -> None:
+        sys.setprofile(note)
+        try:
+            open_file(path)
+        finally:
+            sys.setprofile(None)
+
+    _armed(path, act)
+    return sorted(seen)
+
+
+def _timed(path: str, times: int, tensors: bool) -> dict[str, Any]:
+    """The least CPU seconds of several runs, and the peak memory of the first."""
+    act = (lambda: _read(path)) if tensors else (lambda: open_file(path) and None)
+    peak = _peak_of(lambda: _armed(path, act))[1]
+    spent = []
+    for _ in range(times):
+        start = time.process_time()
+        found = _armed(path, act)
+        spent.append(time.process_time() - start)
+    return {"seconds": min(spent), "peak": peak, "found": found}
+
+
+def _peak_of(act: Callable[[], Any]) -> tuple[Any, int]:
+    """What an act gives, and the bytes that the process grew by at most meanwhile."""
+    os.write(_resetting, b"5")  # the high-water mark starts again at the present size
+    before = _memory("VmRSS")
+    result = act()
+    return result, _memory("VmHWM") - before
+
+
+def _memory(field: str) -> int:
+    lines = os.pread(_status, 4096, 0).decode().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    path = request["path"]
+    kind = request["do"]
+    if kind == "read":
+        found, peak = _peak_of(lambda: _armed(path, lambda: _read(path)))
+        return {**found, "peak": peak}
+    if kind == "profile":
+        return {"callables": _profiled(path)}
+    if kind == "time":
+        return _timed(path, request["times"], request["tensors"])
+    return _mutants(path, kind, request["first"], request["last"])
+
+
+def main() -> None:
+    """Answer until the requests end."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.addaudithook(_watch)
+    for line in sys.stdin:
+        answer = _answer(json.loads(line))
+        os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main()
