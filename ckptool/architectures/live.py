@@ -109,7 +109,8 @@ def require(package: str, name: str) -> Any:
         with quiet():
             return importlib.import_module(package)
     except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name == package.split(".")[0]
+        package = package.split(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
         reason = "which is not installed" if missing else f"which does not import: {told(error)}"
         raise ArchitectureError(
             f"{quoted(name)} needs {quoted(package)}, {reason}",

@@ -11,11 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from ckptool import architectures
 from ckptool.architectures import effdet, freezing, frozen, torchvision, yolov4
+from ckptool.architectures.live import quiet
 from ckptool.architectures.spec import Architecture
 from ckptool.tensors import TensorSpec
+
+with quiet():
+    import effdet as effdet_package
 
 EFFDET = tuple(name for name, entry in frozen.index().items() if entry["family"] == "effdet")
 
@@ -89,12 +94,9 @@ def test_all_families_are_frozen_whole() -> None:
 
 @pytest.mark.parametrize("name", EFFDET)
 def test_manifest_at_any_class_count_is_what_effdet_builds(name: str) -> None:
-    import effdet as package
-    import torch
-
     found = frozen_one(name)
     with torch.device("meta"):
-        model = package.create_model(name, pretrained=False, pretrained_backbone=False)
+        model = effdet_package.create_model(name, pretrained=False, pretrained_backbone=False)
         for classes in (1, 2, 20, 200):
             # What create_model(num_classes=...) does after it has built the default model.
             model.reset_head(num_classes=classes)
