@@ -93,12 +93,13 @@ def explain_zip(file: Readable) -> CkptError | None:
     """
     tail = file.read(max(0, file.size - 65_600), min(file.size, 65_600))
     end = tail.rfind(b"PK\x05\x06")
-    if end >= 0:
-        size, start = _SIZE_AND_START.unpack_from(tail[end : end + 20].ljust(20, b"\0"), 12)
-        if start + size > file.size or size > 1 << 24:
+    if 0 <= end <= len(tail) - 22:
+        size, start = _SIZE_AND_START.unpack_from(tail, end + 12)
+        if start + size > file.size or size > 1 << 22:
             return None
         names = _names_in(file.read(start, size))
-        return not_torch(names) if names and not any("data.pkl" in name for name in names) else None
+        torchs = any("data.pkl" in name for name in names) or (size and not names)
+        return None if torchs else not_torch(names)
     missing = _missing_storages(file)
     return FormatError(
         "the zip archive is cut short: it has no end record"
@@ -116,14 +117,14 @@ def not_torch(names: list[str]) -> CkptError:
             hint="load it with torch 1.4 or later and save it again",
             code="unsupported.torchscript",
         )
-    if all(name.endswith(".npy") for name in names):
+    if names and all(name.endswith(".npy") for name in names):
         return UnsupportedError(
             f"a numpy .npz archive of {len(names):,} arrays, which is not read",
             hint="safetensors.numpy.save_file(dict(numpy.load(FILE)), 'out.safetensors')",
             code="unsupported.npz",
         )
     return NotACheckpointError(
-        f"a zip archive without `data.pkl`: it holds {listed(names, 3)}",
+        f"a zip archive without `data.pkl`: it holds {listed(names, 3) or 'nothing'}",
         hint="a checkpoint written by torch.save has data.pkl; was it packed together with "
         "other files? Then unpack it first",
         code="not-a-checkpoint.zip",

@@ -6,6 +6,8 @@ plain `pickle.load(encoding="latin1")`; numpy 2.4 for the arrays in them.
 
 from __future__ import annotations
 
+import re
+
 from ckptool.checkpoint import Contents, Finding
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
@@ -17,6 +19,7 @@ from ckptool.formats.rebuild import Storages
 from ckptool.tensors import Record
 
 NAME = "pickle"
+_PROSE = re.compile(rb"[(c][a-z]*[ ,;:)]")  # a sentence may start like protocol 0, and end so
 LARGEST = 1 << 30  # the whole file is a pickle, its arrays inside it
 
 
@@ -24,7 +27,9 @@ def sniff(head: bytes, file: Readable) -> bool:
     """Whether the file starts with a pickle's PROTO, or could be one of protocol 0 or 1."""
     if len(head) > 1 and head[0] == 0x80 and head[1] <= 5:
         return True
-    return head[:1] in (b"(", b"}", b"]", b"c") and file.read(file.size - 1, 1) == b"."
+    if head[:1] not in (b"(", b"}", b"]", b"c") or _PROSE.match(head):
+        return False
+    return file.read(file.size - 1, 1) == b"."
 
 
 def read(file: Readable) -> Contents:

@@ -246,7 +246,7 @@ def scripted(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_torchscript_archive_gives_its_state_dict(scripted: Path) -> None:
-    """And, scripted, a tensor attribute: only the code, which is not read, tells it from a buffer."""
+    """And a tensor that is an attribute: only the code, which is not read, tells it apart."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         state = torch.jit.load(scripted).state_dict()
