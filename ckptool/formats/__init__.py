@@ -76,10 +76,19 @@ def read_contents(file: Readable) -> Contents:
 
     Raises: FormatError, NotACheckpointError, UnsupportedError.
     """
-    head = file.read(0, min(_HEAD, file.size))
-    if sharded.sniff(head, file):
-        return sharded.read(file, read_contents)
+    if sharded.sniff(_head(file), file):
+        return sharded.read(file, _read_one)
+    return _read_one(file)
+
+
+def _read_one(file: Readable) -> Contents:
+    """What one file holds: an index of shards is none, so that a shard cannot be an index."""
+    head = _head(file)
     for module in FORMATS:
         if module.sniff(head, file):
             return module.read(file)
     raise foreign.explain(head, file)
+
+
+def _head(file: Readable) -> bytes:
+    return file.read(0, min(_HEAD, file.size))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -19,7 +18,15 @@ from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.flat import FlatTree
-from ckptool.tensors import LazyTensor, Record, TensorSpec, View, contiguous_strides
+from ckptool.tensors import (
+    MOST_AXES,
+    LazyTensor,
+    Record,
+    TensorSpec,
+    View,
+    contiguous_strides,
+    is_possible,
+)
 
 NAME = "safetensors"
 LARGEST_HEADER = 100_000_000
@@ -64,17 +71,18 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
         raise FormatError("the header is not a JSON object padded with spaces", code=code)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-            raise FormatError(f"the header has {quoted(twice)} twice", code=code)
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise FormatError(f"the header has {quoted(name)} twice", code=code)
+            found[name] = value
         return found
 
     def refuse(text: str) -> NoReturn:
         raise FormatError(f"the header has the number {quoted(text)}", code=code)
 
     def integer(text: str) -> int:
-        return int(text) if len(text) <= 20 else refuse(text)
+        return int(text) if len(text) <= 20 and text != "-0" else refuse(text)
 
     try:
         value = json.loads(
@@ -92,9 +100,22 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
 
 
 def _metadata(value: Any) -> Mapping[str, str]:
-    if type(value) is not dict or any(type(text) is not str for text in value.values()):
+    if type(value) is not dict or not all(
+        _is_text(part) for item in value.items() for part in item
+    ):
         raise _bad("metadata", "`__metadata__` is not a map from text to text")
     return value
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value is text that UTF-8 can hold: JSON spells half a character too."""
+    if type(value) is not str:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -105,15 +126,16 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     numbers = [shape, offsets] if type(shape) is list and type(offsets) is list else [[None]]
     if any(type(item) is not int or item < 0 for row in numbers for item in row):
         raise _bad("entry", f"{quoted(name)}: a size or an offset is not a natural number")
-    if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > 64:
+    if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > MOST_AXES:
         raise _bad("entry", f"{quoted(name)}: found {len(offsets)} offsets, {len(shape)} sizes")
-    if any(0xD800 <= ord(letter) < 0xE000 for letter in name):
+    if not _is_text(name):
         raise _bad("name", f"{quoted(name)} is not valid text")
     if type(code) is not str or (code not in BY_SAFETENSORS and code not in _BITS):
-        raise _bad("dtype", f"{quoted(name)} has the unknown dtype {quoted(str(code))}")
+        shown = code if type(code) is str else type(code).__name__
+        raise _bad("dtype", f"{quoted(name)} has the unknown dtype {quoted(shown)}")
     numel = math.prod(shape)
-    if numel >= 1 << 48:
-        raise _bad("shape", f"{quoted(name)} declares {numel:,} elements")
+    if not is_possible(tuple(shape)):
+        raise _bad("shape", f"{quoted(name)} declares {numel:,} elements: {shape}")
     bits = _BITS[code] if code in _BITS else BY_SAFETENSORS[code].itemsize * 8
     if (offsets[1] - offsets[0]) * 8 != numel * bits:
         raise _bad(

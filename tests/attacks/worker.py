@@ -1,8 +1,8 @@
 """The process that reads hostile files: whatever else than reading happens in it ends it.
 
 A script: one request a line on stdin, one answer a line on stdout, both JSON. While a file is
-read, every audit event but the opening of a declared file to read it is a violation; so is any
-exception but CkptError, and any change of the folder, the modules or the open descriptors.
+read, every audit event but the opening of a file in its folder to read it is a violation; so is
+any exception but CkptError, and any change of the folder, the modules or the open descriptors.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ numpy.dtype(ml_dtypes.bfloat16)
 for _codec in ("utf-8", "ascii", "latin-1", "raw-unicode-escape"):
     b"a".decode(_codec)
 
-_declared: frozenset[str] | None = None  # None: not armed
+_armed_for: str | None = None  # the folder that may be read; None: not armed
 _resetting = os.open("/proc/self/clear_refs", os.O_WRONLY)
 _status = os.open("/proc/self/status", os.O_RDONLY)
 _READ_ONLY = ~(os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def _watch(event: str, args: tuple[Any, ...]) -> None:
-    if _declared is None or event == "builtins.id":
+    if _armed_for is None or event == "builtins.id":
         return
     path = str(args[0]) if args else ""
-    if event == "open" and path in _declared and args[2] & _READ_ONLY == os.O_RDONLY:
+    real = os.path.dirname(os.path.realpath(path))
+    if event == "open" and real == _armed_for and args[2] & _READ_ONLY == os.O_RDONLY:
         return
-    if event == "os.listdir" and path in _declared:
+    if event == "os.listdir" and path == _armed_for:
         return
     _violate(f"audit event {event} {args!r:.300}")
 
@@ -63,19 +64,19 @@ def _violate(what: str) -> None:
 
 def _armed(path: str, act: Callable[[], Any]) -> Any:
     """What an act gives, or the CkptError that it raises, under watch."""
-    global _declared
+    global _armed_for
     folder = os.path.dirname(path)
     before = _state(folder)
     signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
-    _declared = frozenset((folder, *(os.path.join(folder, name) for name in before[0])))
+    _armed_for = folder
     try:
         result = act()
     except CkptError as error:
         result = _checked(error)
     except BaseException:
-        _declared = None
+        _armed_for = None
         _violate(f"an exception that is no CkptError:\n{traceback.format_exc()[-2000:]}")
-    _declared = None
+    _armed_for = None
     signal.setitimer(signal.ITIMER_PROF, 0)
     after = _state(folder)
     if after != before:
