@@ -98,8 +98,9 @@ def explain_zip(file: Readable) -> CkptError | None:
         if start + size > file.size or size > 1 << 22:
             return None
         names = _names_in(file.read(start, size))
-        torchs = any("data.pkl" in name for name in names) or (size and not names)
-        return None if torchs else not_torch(names)
+        if any("data.pkl" in name for name in names) or (not names and file.size > 22):
+            return None
+        return not_torch(names)
     missing = _missing_storages(file)
     return FormatError(
         "the zip archive is cut short: it has no end record"
