@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ckptool.architectures import archs
     from ckptool.checkpoint import Checkpoint
-    from ckptool.conversion import Result, convert, plan, write
+    from ckptool.conversion import convert, plan, write
     from ckptool.diagnose import Diff, diff
     from ckptool.errors import (
         ArchitectureError,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ckptool.reading import read
     from ckptool.tensors import LazyTensor, TensorSpec
     from ckptool.verification import verify
-    from ckptool.version import VERSION as __version__
+    from ckptool.writing import Result
 
 _HOMES = {
     "ArchitectureError": "errors",
@@ -48,7 +48,7 @@ _HOMES = {
     "OutputError": "errors",
     "Plan": "planning",
     "PlanError": "errors",
-    "Result": "conversion",
+    "Result": "writing",
     "TensorSpec": "tensors",
     "UnsupportedError": "errors",
     "VerificationError": "errors",

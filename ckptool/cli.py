@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -218,6 +219,7 @@ def plan(file: str, output: str | None, weights: str | None, as_json: bool, **op
 @click.option("--plan", "stored", metavar="PLAN.json", help="Run a stored plan.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--max-shard-size", metavar="SIZE", help="Several files of at most 2GB, say.")
 @click.option("-o", "output", metavar="OUT", help="Output; its suffix says the format.")
 @common
 def convert(
@@ -225,6 +227,7 @@ def convert(
     stored: str | None,
     dry_run: bool,
     force: bool,
+    max_shard_size: str | None,
     output: str | None,
     weights: str | None,
     as_json: bool,
@@ -235,8 +238,10 @@ def convert(
     Example: ckptool convert weights.pth --dtype fp32 --num-classes 20
     """
     from ckptool import render
-    from ckptool.conversion import carry_out, default_output, prepare
+    from ckptool.conversion import default_output, prepare
+    from ckptool.formats.sharded_writer import parse_size
     from ckptool.planning import Options, read_plan
+    from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
     prepared = prepare(
@@ -253,7 +258,14 @@ def convert(
         else:
             click.echo(render.plan_text(prepared.plan))
         return FITS
-    found = carry_out(prepared, output or default_output(prepared), force=force)
+    with _progress() as progress:
+        found = carry_out(
+            prepared,
+            output or default_output(prepared),
+            force=force,
+            max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
+            progress=progress,
+        )
     if as_json:
         _json(render.result_json(found))
     else:
@@ -307,6 +319,27 @@ def archs(pattern: str | None, as_json: bool) -> int:
     else:
         click.echo(render.archs_text(found))
     return FITS
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """What shows the progress on a terminal; None where stderr is none."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    shown = {"phase": "", "share": -1}
+
+    def show(phase: str, done: int, total: int) -> None:
+        share = 100 * done // max(total, 1)
+        if (phase, share) != (shown["phase"], shown["share"]):
+            shown.update(phase=phase, share=share)
+            bar = "█" * (share // 4) + "░" * (25 - share // 4)
+            click.echo(f"\r{phase:6} {bar} {share:3d} %", nl=False, err=True)
+
+    try:
+        yield show
+    finally:
+        click.echo("\r" + " " * 40 + "\r", nl=False, err=True)
 
 
 def _one_target(arch: str | None, like: str | None) -> None:

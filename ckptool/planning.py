@@ -21,6 +21,7 @@ from ckptool.compare import Comparison, compare
 from ckptool.dtypes import cast_target
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.files import ByteFile
+from ckptool.identification import DERIVED, is_named
 from ckptool.labels import class_map
 from ckptool.plugins import Applied, edit
 from ckptool.rules import user_rule
@@ -156,7 +157,8 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
             code="plan.architecture",
         )
     if options.dtype is not None:
-        steps.append(_cast(options, target))
+        edited, _ = execute(made(weights, steps), weights)
+        steps.append(_cast(options, target, edited))
     count = options.num_classes
     if target is not None and count is None:
         count = target.num_classes
@@ -209,8 +211,9 @@ def _mapped(cause: Cause, options: Options) -> Mapping[str, Any]:
         return cause.options
     new = len(cause.options["map"])
     background = cause.options["to"] - new
-    rows = class_map(options.class_map, cause.options["from"] - background, new).rows
-    return {**cause.options, "map": list(rows), "seed": options.seed}
+    mapped = class_map(options.class_map, cause.options["from"] - background, new)
+    chosen = {"map": list(mapped.rows), "fresh": list(mapped.fresh), "seed": options.seed}
+    return {**cause.options, **chosen}
 
 
 def _allowed(cause: Cause, options: Options) -> bool:
@@ -230,14 +233,15 @@ def _with_channels(target: Target, channels: int) -> Target:
     return replace(target, specs={**target.specs, key: spec})
 
 
-def _cast(options: Options, target: Target | None) -> Step:
+def _cast(options: Options, target: Target | None, weights: WeightSet) -> Step:
     assert options.dtype is not None
-    derived = target.architecture.derived if target and target.architecture else ()
+    own = target.architecture.derived if target and target.architecture else ()
+    derived = [key for key in weights.tensors if is_named(key, (*DERIVED, *own))]
     values: dict[str, Any] = {"dtype": cast_target(options.dtype), "overflow": options.on_overflow}
     if options.keep_fp32:
         values["keep_fp32"] = list(options.keep_fp32)
     if derived:
-        values["except"] = list(derived)
+        values["except"] = derived
     return Step("cast", values)
 
 

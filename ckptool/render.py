@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from ckptool.architectures.spec import Summary
     from ckptool.checkpoint import WeightSet
     from ckptool.compare import Entry
-    from ckptool.conversion import Result
     from ckptool.diagnose import Diff
     from ckptool.identification import Identified
     from ckptool.inspection import Inspection
     from ckptool.planning import Plan
     from ckptool.tensors import LazyTensor, TensorSpec
     from ckptool.verification import Verified
+    from ckptool.writing import Result
 
 
 # What no file stores and what changes the outputs silently when it is wrong.

@@ -29,7 +29,7 @@ def test_the_fixture_is_converted_and_loads_strictly(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["chosen"] == "state_dict"
     assert main(["diff", str(weights), "--arch", "tf_efficientdet_d0", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert [cause["code"] for cause in found["causes"]] == ["wrapper-prefix"]
+    assert [cause["code"] for cause in found["causes"]] == ["wrapper-prefix", "dtype"]
     assert main(["convert", str(weights), "--dtype", "fp32", "--num-classes", "20"]) == 0
     output = tmp_path / "weights.fp32.c20.safetensors"
     model = d0(20)

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from ckptool.errors import OutputError, quoted
 from ckptool.files import BLOCK, Readable
 
 _PREFIX, _SUFFIX = ".ckptool-", ".tmp"
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _COPY = 1 << 30  # bytes that one copy inside the kernel may take
 
 T = TypeVar("T")
@@ -90,10 +91,49 @@ def replace_file(
             os.rename(output.path, path)
         _sync_folder(folder)
     except OSError as error:
-        raise OutputError(
-            f"{quoted(path)}: cannot be written: {os.strerror(error.errno or 0)}",
-            code="output.system",
-        ) from None
+        raise _refused_by_system(path, error) from None
+    return result
+
+
+def replace_set(
+    paths: Sequence[str],
+    fill: Callable[[str, Output], None],
+    check: Callable[[str], T],
+    *,
+    force: bool = False,
+) -> T:
+    """Write several files of one folder through `fill`, and give them their names together.
+
+    `check` is given a folder with all of them under their final names. The last file is the index
+    of the others: it is the first to go where a set is replaced and the last to come, so that no
+    reader finds a mixed set.
+
+    Raises: OutputError, as `replace_file`.
+    """
+    folder = os.path.dirname(paths[0]) or "."
+    existing = [refuse_target(path, force=force) for path in paths]
+    try:
+        _remove_stale(folder)
+        with _temporary_folder(folder) as temporary:
+            for path, before in zip(paths, existing, strict=True):
+                inside = os.path.join(temporary, os.path.basename(path))
+                descriptor = os.open(inside, _NEW, 0o666 if before is None else 0o600)
+                try:
+                    fill(path, Output(descriptor, inside))
+                    if before is not None:
+                        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            result = check(temporary)
+            if existing[-1] is not None:
+                os.unlink(paths[-1])
+                _sync_folder(folder)
+            for path in paths:
+                os.rename(os.path.join(temporary, os.path.basename(path)), path)
+                _sync_folder(folder)
+    except OSError as error:
+        raise _refused_by_system(paths[-1], error) from None
     return result
 
 
@@ -138,12 +178,31 @@ def refuse_target(path: str, *, force: bool = False) -> os.stat_result | None:
     return status
 
 
+def _refused_by_system(path: str, error: OSError) -> OutputError:
+    reason = os.strerror(error.errno or 0)
+    return OutputError(f"{quoted(path)}: cannot be written: {reason}", code="output.system")
+
+
+@contextmanager
+def _temporary_folder(parent: str) -> Iterator[str]:
+    """A locked new folder in the parent, removed with what is left in it."""
+    path = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
+    os.mkdir(path, 0o700)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield path
+    finally:
+        _remove_folder(path)
+        os.close(descriptor)
+
+
 @contextmanager
 def _temporary(folder: str, mode: int) -> Iterator[Output]:
     """A locked new file in the folder, removed unless it was renamed."""
     while True:
         path = os.path.join(folder, f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        descriptor = os.open(path, _NEW, mode)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         with suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
@@ -164,12 +223,23 @@ def _remove_stale(folder: str) -> None:
             continue
         path = os.path.join(folder, name)
         with suppress(OSError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
+                if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    _remove_folder(path)
+                else:
+                    os.unlink(path)
             finally:
                 os.close(descriptor)
+
+
+def _remove_folder(path: str) -> None:
+    """Remove a temporary folder; there are only files in it."""
+    with suppress(OSError):
+        for name in os.listdir(path):
+            os.unlink(os.path.join(path, name))
+        os.rmdir(path)
 
 
 def _sync_folder(folder: str) -> None:

@@ -20,14 +20,14 @@ class Payload:
     """The tensors to write, in order, and what goes beside them.
 
     `versions` is torch's `_metadata`; `metadata` are texts of the format's own. `provenance` gives
-    the provenance's text: it is asked for twice, before and after the tensors are written, and
-    keeps its length. `progress` is told how many bytes were just written.
+    the provenance's text: a draft before the tensors are written, the final one, of the same
+    length, after. `progress` is told how many bytes were just written.
     """
 
     tensors: Mapping[str, LazyTensor]
     versions: Mapping[str, int] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    provenance: Callable[[], str] | None = None
+    provenance: Callable[[bool], str] | None = None
     progress: Callable[[int], None] = _nothing
 
 

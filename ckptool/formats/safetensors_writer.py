@@ -23,13 +23,13 @@ def write(output: Output, payload: Payload) -> None:
     tensors = payload.tensors
     check_keys(tensors)
     offsets = _offsets(tensors)
-    header = _header(payload, offsets)
+    header = _header(payload, offsets, final=False)
     output.write(len(header).to_bytes(8, "little") + header)
     for key in sorted(offsets, key=lambda key: offsets[key]):
         put_tensor(output, tensors[key], payload.progress, with_crc=False)
     if payload.provenance is not None:
         # The provenance is complete only now; the header's length is the same.
-        final = _header(payload, offsets)
+        final = _header(payload, offsets, final=True)
         assert len(final) == len(header)
         output.write_at(8, final)
 
@@ -44,10 +44,10 @@ def _offsets(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
     return offsets
 
 
-def _header(payload: Payload, offsets: Mapping[str, int]) -> bytes:
+def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> bytes:
     metadata = {"format": "pt", **payload.metadata}
     if payload.provenance is not None:
-        metadata["ckptool"] = payload.provenance()
+        metadata["ckptool"] = payload.provenance(final)
     header: dict[str, object] = {"__metadata__": metadata}
     for key, tensor in payload.tensors.items():
         if key == "__metadata__":

@@ -48,7 +48,7 @@ def write(output: Output, payload: Payload) -> None:
             _record(output, directory, f"data/{numbers[key]}", tensor, payload)
     _record(output, directory, "version", b"3\n")
     if payload.provenance is not None:
-        _record(output, directory, PROVENANCE, payload.provenance().encode("utf-8"))
+        _record(output, directory, PROVENANCE, payload.provenance(True).encode("utf-8"))
     _finish(output, directory)
 
 

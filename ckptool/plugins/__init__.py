@@ -17,7 +17,18 @@ from ckptool.errors import PlanError, listed, quoted
 
 EXACT, SELECTIVE, LOSSY = "exact", "selective", "lossy"
 
-EDITS = ("rename", "drop", "fill", "reshape", "fold", "materialise", "channels", "heads", "cast")
+EDITS = (
+    "rename",
+    "drop",
+    "fill",
+    "reshape",
+    "fold",
+    "materialise",
+    "anchors",
+    "channels",
+    "heads",
+    "cast",
+)
 
 
 @dataclass(frozen=True, slots=True)

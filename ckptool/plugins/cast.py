@@ -13,7 +13,7 @@ from typing import Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import DTYPES, numpy_dtype
-from ckptool.errors import LossError, VerificationError, quoted
+from ckptool.errors import LossError, VerificationError, listed, quoted
 from ckptool.plugins import EXACT, LOSSY, Applied
 from ckptool.plugins.drop import matching
 from ckptool.tensors import Extent, LazyTensor, TensorSpec, rechunk
@@ -44,9 +44,13 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     cast: dict[LazyTensor, LazyTensor] = {}
     tensors: dict[str, LazyTensor] = {}
     keys = []
+    large: list[str] = []
     grade = EXACT
     for key, tensor in weights.tensors.items():
         wanted = "float32" if key in kept else target
+        if overflow == "keep-fp32" and _overflows(tensor, wanted):
+            wanted = "float32"
+            large.append(key)
         if DTYPES[tensor.dtype].kind != "f" or key in untouched or tensor.dtype == wanted:
             tensors[key] = tensor
             continue
@@ -58,7 +62,24 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         keys.append(key)
         if not widens(tensor.dtype, wanted):
             grade = LOSSY
-    return Applied(replace(weights, tensors=tensors), grade, tuple(keys))
+    notes = (f"{listed(large)} stay float32: values too large for {target}",) if large else ()
+    return Applied(replace(weights, tensors=tensors), grade, tuple(keys), notes=notes)
+
+
+def _overflows(tensor: LazyTensor, wanted: str) -> bool:
+    """Whether a finite value of the tensor is too large for the type; reads the whole tensor."""
+    import numpy
+
+    if DTYPES[tensor.dtype].kind != "f" or widens(tensor.dtype, wanted):
+        return False
+    before, after = numpy_dtype(tensor.dtype), numpy_dtype(wanted)
+    for chunk in tensor.chunks():
+        values = numpy.frombuffer(chunk, before)
+        with numpy.errstate(over="ignore"):
+            cast = values.astype(after)
+        if (numpy.isinf(cast) & numpy.isfinite(values)).any():
+            return True
+    return False
 
 
 def widens(found: str, wanted: str) -> bool:

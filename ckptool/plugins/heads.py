@@ -1,7 +1,8 @@
 """Change the class count: only the rows of the class-dependent tensors that belong to a class.
 
 Options: `from` and `to` (class counts as the architecture counts them), `map` (for each new class
-the old one whose rows it gets, or null), `seed`, and `tensors`: key to its class axis and row
+the old one whose rows it gets, or null), `fresh` (names of those that get none, to be shown),
+`seed`, and `tensors`: key to its class axis and row
 layout (see `ckptool.architectures.spec`), so that a stored plan needs no architecture.
 
 Source of the layouts: effdet 0.4.1, torchvision 0.29, Detectron2 at 02b5c4e, Tianxiaomo's YOLOv4.
@@ -17,7 +18,7 @@ from typing import Any
 from ckptool.architectures.spec import RowLayout
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
-from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.errors import PlanError, VerificationError, listed, quoted
 from ckptool.plugins import LOSSY, SELECTIVE, Applied
 from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
@@ -50,9 +51,12 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         source = Rows(key, tensor, axis, rows, layout.init_for(shape), options["seed"])
         tensors[key] = LazyTensor(TensorSpec(tensor.dtype, shape), source)
     kept = sum(old is not None for old in options["map"])
-    notes = (f"{kept} of {options['to']} classes kept, {options['to'] - kept} newly initialised",)
-    grade = SELECTIVE if kept == options["to"] else LOSSY
-    return Applied(replace(weights, tensors=tensors), grade, tuple(picks), notes=notes)
+    count = len(options["map"])
+    note = f"{kept} of {count} classes kept, {count - kept} newly initialised"
+    if options.get("fresh") and kept:
+        note += f": {listed(options['fresh'], 12)}"
+    grade = SELECTIVE if kept == count else LOSSY
+    return Applied(replace(weights, tensors=tensors), grade, tuple(picks), notes=(note,))
 
 
 def picked_rows(
