@@ -72,7 +72,7 @@ def _members(file: Readable) -> dict[str, _Member]:
     """Offset and size of each member; links, long names and unknown types are refused."""
     members: dict[str, _Member] = {}
     at = 0
-    while at + 512 <= file.size:
+    while at < file.size:
         header = file.read(at, 512)
         if not header.strip(b"\0"):
             break
