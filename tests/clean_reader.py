@@ -8,17 +8,38 @@ from __future__ import annotations
 import hashlib
 import importlib.abc
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import ckptool
 from ckptool.errors import CkptError
 from ckptool.reading import Opened, open_file
 
 # `org` is Jython's, which the standard library asks for when numpy imports its own `pickle`.
 ALLOWED = {*sys.stdlib_module_names, "ckptool", "numpy", "ml_dtypes", "org"}
+
+
+def read_elsewhere(paths: Sequence[Path]) -> dict[str, Any]:
+    """What such a process reads, by path; it fails if it was asked for any other import."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", __file__],
+        input=json.dumps([str(path) for path in paths]),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(ckptool.__file__).parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["torch"] is False
+    found: dict[str, Any] = answer["files"]
+    return found
 
 
 class Wall(importlib.abc.MetaPathFinder):

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
-import os
 import pickle
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from clean_reader import read_elsewhere
 from tensors_made import bits, dtype_name
 from torch import nn
 
-import ckptool
 from ckptool.reading import read
 
 HERE = Path(__file__).parent
@@ -263,7 +260,7 @@ def salvaged(
                 path = folder / f"{len(files)}.pth"
                 save(path, model, protocol)
                 files[name, storing] = path
-    found = _read_elsewhere(list(files.values()))
+    found = read_elsewhere(list(files.values()))
     return {key: (found[str(path)], wanted[key[0]]) for key, path in files.items()}
 
 
@@ -272,23 +269,6 @@ def _described(state: dict[str, Any]) -> list[list[Any]]:
         [key, dtype_name(x), list(x.shape), hashlib.sha256(bits(x)).hexdigest()]
         for key, x in state.items()
     ]
-
-
-def _read_elsewhere(paths: list[Path]) -> dict[str, Any]:
-    """What a process reads that can import nothing but ckptool and numpy."""
-    home = str(Path(ckptool.__file__).parent.parent)
-    done = subprocess.run(
-        [sys.executable, "-P", "-W", "error", str(HERE / "clean_reader.py")],
-        input=json.dumps([str(path) for path in paths]),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": home},
-    )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    assert answer["torch"] is False
-    return answer["files"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -381,7 +361,7 @@ def test_training_checkpoints_with_modules_inside(tmp_path: Path) -> None:
     }
     for name, value in files.items():
         torch.save(value, tmp_path / f"{name}.pt")
-    answer = _read_elsewhere([tmp_path / f"{name}.pt" for name in files])
+    answer = read_elsewhere([tmp_path / f"{name}.pt" for name in files])
     found = {Path(path).stem: file["sets"] for path, file in answer.items()}
     tensors = {
         name: {key: item["tensors"] for key, item in sets.items()} for name, sets in found.items()
