@@ -144,8 +144,12 @@ def unwrapped(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
     """The specs without the segments that wrappers insert."""
     if not any(segment in key for key in specs for segment in SEGMENTS):
         return specs
-    names = (".".join(s for s in key.split(".") if s not in SEGMENTS) for key in specs)
-    return dict(zip(names, specs.values(), strict=True))
+    return {without_segments(key): spec for key, spec in specs.items()}
+
+
+def without_segments(key: str) -> str:
+    """The key without the segments that wrappers insert."""
+    return ".".join(segment for segment in key.split(".") if segment not in SEGMENTS)
 
 
 def is_named(key: str, names: Iterable[str]) -> bool:
@@ -241,5 +245,7 @@ def _first_side(boxes: LazyTensor) -> float | None:
     if code is None or len(boxes.shape) != 2 or boxes.shape[1] != 4 or not boxes.shape[0]:
         return None
     first = next(boxes.chunks(), memoryview(b""))[: DTYPES[boxes.dtype].itemsize * 4]
+    if len(first) < DTYPES[boxes.dtype].itemsize * 4:
+        return None  # a live model's buffer, whose values are not looked at
     top, _, bottom, _ = unpack(code, first)
     return float(bottom - top)

@@ -123,12 +123,20 @@ def verify(
     return Verified(opened.path, arch, loads, **by_kind, forward=shapes)
 
 
-def load_strictly(model: torch.nn.Module, weights: WeightSet) -> None:
+def load_strictly(
+    model: torch.nn.Module,
+    weights: WeightSet,
+    kept: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """`load_state_dict(strict=True)` of weights that are read completely first.
+
+    `kept` are values of the model's own that it keeps where the weights have none.
 
     Raises: VerificationError with torch's own words if it refuses them.
     """
     state = state_dict(weights)
+    for key, value in (kept or {}).items():
+        state.setdefault(key, value)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:

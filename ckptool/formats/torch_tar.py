@@ -85,16 +85,17 @@ def _members(file: Readable) -> dict[str, _Member]:
             header[156:157] not in (b"0", b"\0") or name not in _MEMBERS or name in members
         ):
             raise _bad(f"member {quoted(name)} is not one that torch writes")
-        if at + 512 + size > file.size:
+        end = at + 512 + -(-size // 512) * 512
+        if end > file.size:
             raise FormatError(
-                f"the file is cut short: {at + 512 + size - file.size:,} bytes are missing",
+                f"the file is cut short: {end - file.size:,} bytes are missing",
                 code="format.truncated",
             )
         if extended:
             _check_extended(file.read(at + 512, min(size, _LARGEST_EXTENDED + 1)))
         else:
             members[name] = _Member(at + 512, size)
-        at += 512 + -(-size // 512) * 512
+        at = end
     return members
 
 
