@@ -70,13 +70,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a format's reader gives: the root value and what the container around it says."""
+    """What a format's reader gives: the root value and what the container around it says.
+
+    `shards_nbytes` is the size of the files beside the one that was opened.
+    """
 
     format: str
     root: Value
     globals: tuple[GlobalName, ...] = ()
     findings: tuple[Finding, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    shards_nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def open_file(path: str | os.PathLike[str]) -> Opened:
         file.check_unchanged()
     except CkptError as error:
         raise error.located(quoted(name)) from None
-    return Opened(name, file.size, contents, sets)
+    return Opened(name, file.size + contents.shards_nbytes, contents, sets)
 
 
 def _index_in(path: str) -> str:

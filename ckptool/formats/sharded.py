@@ -40,20 +40,21 @@ def read(file: Readable, read_shard: Callable[[Readable], Contents]) -> Contents
         if key not in shards[name][1]:
             raise _bad(f"{quoted(key)} is not in the shard {quoted(name)}")
         values[key] = shards[name][1][key]
-    for name, (_, held) in shards.items():
+    for name, (_, held, _) in shards.items():
         foreign = [key for key in held if places.get(key) != name]
         if foreign:
             raise _bad(f"the shard {quoted(name)} holds {listed(foreign, 3)}, not in the index")
     _check_total(index, values)
-    parts = [contents for contents, _ in shards.values()]
+    parts = [contents for contents, _, _ in shards.values()]
     names: dict[GlobalName, None] = {name: None for part in parts for name in part.globals}
-    findings: dict[str, Finding] = {item.code: item for part in parts for item in part.findings}
+    findings: dict[Finding, None] = {item: None for part in parts for item in part.findings}
     return Contents(
         f"{NAME} {parts[0].format if parts else 'nothing'}",
         FlatTree(values),
         tuple(names),
-        (Finding("shards", f"{len(shards):,} shards"), *findings.values()),
+        (Finding("shards", f"{len(shards):,} shards"), *findings),
         parts[0].metadata if parts else {},
+        sum(size for _, _, size in shards.values()),
     )
 
 
@@ -66,15 +67,16 @@ def _places(index: Mapping[str, Any]) -> dict[str, str]:
 
 def _shard(
     path: str, name: str, read_shard: Callable[[Readable], Contents]
-) -> tuple[Contents, dict[str, Value]]:
-    """A shard's contents and its tensors by key."""
+) -> tuple[Contents, dict[str, Value], int]:
+    """A shard's contents, its tensors by key, its size in bytes."""
     try:
-        contents = read_shard(ByteFile(sibling(path, name)))
+        file = ByteFile(sibling(path, name))
+        contents = read_shard(file)
     except CkptError as error:
         raise error.located(f"shard {quoted(name)}") from None
     root = contents.root
     held = dict(root.items()) if is_tree(root) else {}
-    return contents, held
+    return contents, held, file.size
 
 
 def _check_total(index: Mapping[str, Any], values: Mapping[str, Value]) -> None:

@@ -51,6 +51,7 @@ def test_all_shards_are_one_checkpoint(safe: bool, by_folder: bool, tmp_path: Pa
     }
     findings = {item.code: item.message for item in ckpt.contents.findings}
     assert findings["shards"] == f"{len(set(places(index).values()))} shards"
+    assert ckpt.nbytes == sum(path.stat().st_size for path in tmp_path.iterdir())
 
 
 def test_tied_tensors_and_windows_are_counted_as_the_writer_counts(tmp_path: Path) -> None:
