@@ -15,9 +15,9 @@ from ckptool.compare import Comparison, Entry
 from ckptool.dtypes import CAST_TARGETS, SHORT
 from ckptool.errors import listed
 from ckptool.identification import agrees, anchor_side
-from ckptool.planning import Solved, solve
 from ckptool.plugins.cast import widens
 from ckptool.reading import read
+from ckptool.solving import Solved, solve
 
 
 @dataclass(frozen=True, slots=True)

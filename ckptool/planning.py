@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool.architectures.spec import Architecture
-from ckptool.causes import Cause, Situation, Target
+from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
-from ckptool.causes.order import DETECTORS
 from ckptool.checkpoint import WeightSet
-from ckptool.compare import Comparison, compare
 from ckptool.dtypes import cast_target
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.files import ByteFile
@@ -25,6 +23,7 @@ from ckptool.identification import DERIVED, is_named
 from ckptool.labels import class_map
 from ckptool.plugins import Applied, edit
 from ckptool.rules import user_rule
+from ckptool.solving import solve
 
 VERSION = 1
 
@@ -78,49 +77,6 @@ class Options:
     on_overflow: str = "error"
     keep_fp32: tuple[str, ...] = ()
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """What the detectors found: the causes, the weights after all their edits, what is left.
-
-    `applied` has the result of each cause that has an edit, in order.
-    """
-
-    causes: tuple[Cause, ...]
-    applied: tuple[tuple[Cause, Applied], ...]
-    weights: WeightSet
-    before: Comparison
-    after: Comparison
-
-
-def solve(weights: WeightSet, target: Target) -> Solved:
-    """The causes of all differences, each with the keys that it explains, as far as any does."""
-    before = compare(weights.specs, target.specs, weights.versions)
-    origin = {key: key for key in weights.tensors}
-    open_entries = _identities(before, origin)
-    causes: list[Cause] = []
-    applied: list[tuple[Cause, Applied]] = []
-    for detect in DETECTORS:
-        for cause in detect(Situation(weights, target)):
-            if cause.edit is not None:
-                result = edit(cause.edit).apply(weights, cause.options)
-                origin = _followed(origin, weights, result.weights)
-                weights = result.weights
-                left = _identities(compare(weights.specs, target.specs, weights.versions), origin)
-                keys = _ordered({key for _, key in open_entries - left}, before)
-                cause = replace(cause, keys=cause.keys or keys)
-                applied.append((cause, result))
-                open_entries = left
-            causes.append(cause)
-        if causes and causes[-1].ends:
-            break
-    after = compare(weights.specs, target.specs, weights.versions)
-    return Solved(tuple(causes), tuple(applied), weights, before, after)
-
-
-def _ordered(keys: set[str], comparison: Comparison) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry.key for entry in comparison.entries if entry.key in keys))
 
 
 def aim(weights: WeightSet, architecture: Architecture, num_classes: int | None) -> Target:
@@ -304,23 +260,3 @@ def read_plan(path: str) -> Plan:
     if version != VERSION:
         raise PlanError(f"found plan version {version}, wanted {VERSION}", code="plan.version")
     return plan
-
-
-def _identities(comparison: Comparison, origin: Mapping[str, str]) -> set[tuple[str, str]]:
-    """The differences that stop a load, each named so that it keeps its name across edits."""
-    return {
-        ("file", origin.get(entry.key, entry.key))
-        if entry.kind == "unexpected"
-        else ("wanted", entry.key)
-        for entry in comparison.entries
-        if entry.kind != "dtype"
-    }
-
-
-def _followed(origin: Mapping[str, str], before: WeightSet, after: WeightSet) -> dict[str, str]:
-    """For each key after an edit the file's own key that it came from."""
-    by_tensor = {id(tensor): key for key, tensor in before.tensors.items()}
-    return {
-        key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
-        for key, tensor in after.tensors.items()
-    }

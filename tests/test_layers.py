@@ -26,6 +26,7 @@ LAYERS = (
     "dialects",
     "compare identification",
     "plugins causes",
+    "solving",
     "planning",
     "diagnose provenance",
     "verification",
