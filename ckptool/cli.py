@@ -90,14 +90,14 @@ def inspect(
 
     Example: ckptool inspect weights.pth --tree
     """
-    from ckptool import render
     from ckptool.inspection import inspect as call
+    from ckptool.render.inspect import inspection_json, inspection_text
 
     found = call(file, weights=weights, stats=stats)
     if as_json:
-        _json(render.inspection_json(found))
+        _json(inspection_json(found))
     else:
-        click.echo(render.inspection_text(found, tree=tree, keys=keys))
+        click.echo(inspection_text(found, tree=tree, keys=keys))
     return FITS
 
 
@@ -109,14 +109,14 @@ def identify(file: str, weights: str | None, as_json: bool) -> int:
 
     Example: ckptool identify weights.pth
     """
-    from ckptool import render
     from ckptool.identification import identify as call
+    from ckptool.render.identify import identified_json, identified_text
 
     found = call(file, weights=weights)
     if as_json:
-        _json(render.identified_json(found))
+        _json(identified_json(found))
     else:
-        click.echo(render.identified_text(found))
+        click.echo(identified_text(found))
     return FITS if found.fitting else DIFFERS
 
 
@@ -142,8 +142,8 @@ def diff(
 
     Example: ckptool diff weights.pth --arch tf_efficientdet_d7
     """
-    from ckptool import render
     from ckptool.diagnose import diff as call
+    from ckptool.render.diff import diff_json, diff_text
 
     _one_target(arch, like)
     found = call(
@@ -156,9 +156,9 @@ def diff(
         strict_dtype=strict_dtype,
     )
     if as_json:
-        _json(render.diff_json(found))
+        _json(diff_json(found))
     else:
-        click.echo(render.diff_text(found, limit))
+        click.echo(diff_text(found, limit))
     return FITS if found.fits_strict else DIFFERS
 
 
@@ -196,10 +196,10 @@ def plan(file: str, output: str | None, weights: str | None, as_json: bool, **op
 
     Example: ckptool plan weights.pth --arch tf_efficientdet_d7 --dtype fp16 -o plan.json
     """
-    from ckptool import render
     from ckptool.conversion import prepare
     from ckptool.formats.atomic import replace_text
     from ckptool.planning import Options
+    from ckptool.render.convert import plan_text
 
     arch, like = options.pop("arch"), options.pop("like")
     asked = Options(**options)
@@ -209,7 +209,7 @@ def plan(file: str, output: str | None, weights: str | None, as_json: bool, **op
     if as_json:
         _json(found.to_json())
     else:
-        click.echo(render.plan_text(found))
+        click.echo(plan_text(found))
     return FITS
 
 
@@ -237,10 +237,10 @@ def convert(
 
     Example: ckptool convert weights.pth --dtype fp32 --num-classes 20
     """
-    from ckptool import render
     from ckptool.conversion import default_output, prepare
     from ckptool.formats.sharded_writer import parse_size
     from ckptool.planning import Options, read_plan
+    from ckptool.render.convert import plan_text, result_json, result_text
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
@@ -256,7 +256,7 @@ def convert(
         if as_json:
             _json(prepared.plan.to_json())
         else:
-            click.echo(render.plan_text(prepared.plan))
+            click.echo(plan_text(prepared.plan))
         return FITS
     with _progress() as progress:
         found = carry_out(
@@ -267,9 +267,9 @@ def convert(
             progress=progress,
         )
     if as_json:
-        _json(render.result_json(found))
+        _json(result_json(found))
     else:
-        click.echo(render.result_text(found))
+        click.echo(result_text(found))
     return FITS if found.verified else DIFFERS
 
 
@@ -291,14 +291,14 @@ def verify(
 
     Example: ckptool verify weights.fp32.c20.safetensors --arch tf_efficientdet_d0 --num-classes 20
     """
-    from ckptool import render
+    from ckptool.render.verify import verified_json, verified_text
     from ckptool.verification import verify as call
 
     found = call(file, arch=arch, num_classes=num_classes, forward=forward, weights=weights)
     if as_json:
-        _json(render.verified_json(found))
+        _json(verified_json(found))
     else:
-        click.echo(render.verified_text(found))
+        click.echo(verified_text(found))
     return FITS if found.strict_load else DIFFERS
 
 
@@ -310,14 +310,14 @@ def archs(pattern: str | None, as_json: bool) -> int:
 
     Example: ckptool archs tf_efficientdet
     """
-    from ckptool import render
     from ckptool.architectures import archs as call
+    from ckptool.render.archs import archs_json, archs_text
 
     found = call(pattern)
     if as_json:
-        _json(render.archs_json(found))
+        _json(archs_json(found))
     else:
-        click.echo(render.archs_text(found))
+        click.echo(archs_text(found))
     return FITS
 
 
@@ -353,7 +353,7 @@ def _json(value: object) -> None:
 
 def _refused(error: CkptError, words: Sequence[str]) -> int:
     if "--json" in words:
-        from ckptool.render import error_json
+        from ckptool.render.words import error_json
 
         _json(error_json(error))
     else:

@@ -47,7 +47,7 @@ class Diff:
     fix: str | None = None
 
     def __str__(self) -> str:
-        from ckptool.render import diff_text
+        from ckptool.render.diff import diff_text
 
         return diff_text(self)
 

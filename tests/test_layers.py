@@ -36,7 +36,7 @@ LAYERS = (
     "__init__ __main__",
 )
 # `str(diff)` is what the command line prints: asked for, it fetches the words from above.
-UPWARD = {("diagnose", "render")}
+UPWARD = {("diagnose", "render.diff")}
 # Modules that are torch's own kind, and so are imported only where a live model is built.
 LIVE = ("architectures.darknet_net",)
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}

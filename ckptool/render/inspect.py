@@ -1,0 +1,168 @@
+"""What `inspect` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ckptool.errors import printable
+from ckptool.render.words import format_name, number, size, spec_json, spec_text, table
+
+if TYPE_CHECKING:
+    from ckptool.checkpoint import WeightSet
+    from ckptool.inspection import Inspection
+    from ckptool.tensors import LazyTensor
+
+
+def inspection_json(found: Inspection) -> dict[str, Any]:
+    """The JSON of `inspect`."""
+    value: dict[str, Any] = {
+        "file": found.file,
+        "format": found.format,
+        "bytes": found.nbytes,
+        "weights": [_set_json(item) for item in found.sets],
+        "chosen": found.chosen.name if found.chosen else None,
+        "left_aside": [
+            {"name": item.name, "what": item.what, "bytes": item.nbytes}
+            for item in found.left_aside
+        ],
+        "globals": [item.name for item in found.globals],
+        "dangerous": [item.name for item in found.globals if item.danger],
+        "findings": [
+            {"code": item.code, "message": item.message, "keys": list(item.keys)}
+            for item in found.findings
+        ],
+        "tensors": [
+            {"key": key, **spec_json(tensor.spec)}
+            for key, tensor in (found.chosen.tensors if found.chosen else {}).items()
+        ],
+        "metadata": dict(found.metadata),
+    }
+    if found.statistics:
+        value["stats"] = [
+            {
+                "key": key,
+                "min": number(item.minimum),
+                "max": number(item.maximum),
+                "mean": number(item.mean),
+                "non_finite": item.non_finite,
+                "zero_share": item.zero_share,
+            }
+            for key, item in found.statistics.items()
+        ]
+    return value
+
+
+def inspection_text(found: Inspection, *, tree: bool = False, keys: bool = False) -> str:
+    """What `inspect` shows."""
+    lines = [f"{printable(found.file)}: {format_name(found.format)}, {size(found.nbytes)}", ""]
+    rows = [["weights", "tensors", "parameters", "size", "dtypes"]]
+    for item in found.sets:
+        mark = " (chosen)" if found.chosen and item.name == found.chosen.name else ""
+        rows.append([_set_name(item) + mark, *_totals(item.tensors), _dtypes(item.tensors)])
+    lines += table(rows, "") if found.sets else ["no weights"]
+    if found.left_aside:
+        rows = [["left aside", "size", "what"]]
+        rows += [[printable(i.name, 60), size(i.nbytes), i.what] for i in found.left_aside[:20]]
+        lines += ["", *table(rows, "")]
+        if len(found.left_aside) > 20:
+            lines.append(f"and {len(found.left_aside) - 20} more")
+    if found.chosen and not (tree or keys):
+        lines += ["", *_modules(found.chosen.tensors)]
+    if found.chosen and tree:
+        lines += ["", *_tree(found.chosen.tensors)]
+    if found.chosen and keys:
+        rows = [[printable(key), spec_text(t.spec)] for key, t in found.chosen.tensors.items()]
+        lines += ["", *table(rows, "")]
+    if found.statistics:
+        rows = [["key", "min", "max", "mean", "non-finite", "zeros"]]
+        rows += [
+            [
+                printable(key),
+                *(_short(value) for value in (item.minimum, item.maximum, item.mean)),
+                f"{item.non_finite:,}",
+                f"{item.zero_share:.1%}",
+            ]
+            for key, item in found.statistics.items()
+        ]
+        lines += ["", *table(rows, "")]
+    if found.findings:
+        lines += ["", "findings", *(f"  {item.message}" for item in found.findings)]
+    if found.globals:
+        names = ", ".join(printable(item.name) for item in found.globals[:12])
+        more = f" and {len(found.globals) - 12} more" if len(found.globals) > 12 else ""
+        lines += ["", f"globals named, none of them touched: {names}{more}"]
+    if "ckptool" in found.metadata:
+        lines += ["", f"made by ckptool: {printable(found.metadata['ckptool'], 300)}"]
+    return "\n".join(lines)
+
+
+def _set_json(item: WeightSet) -> dict[str, Any]:
+    dtypes: dict[str, int] = {}
+    for tensor in item.tensors.values():
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+    return {
+        "name": item.name,
+        "tensors": len(item.tensors),
+        "parameters": sum(tensor.numel for tensor in item.tensors.values()),
+        "bytes": sum(tensor.nbytes for tensor in item.tensors.values()),
+        "dtypes": dtypes,
+        "averaged": item.averaged,
+        "origin": item.origin,
+    }
+
+
+def _set_name(item: WeightSet) -> str:
+    name = "(the file itself)" if item.name == "." else printable(item.name, 60)
+    return name + {True: ", averaged", False: ", as trained", None: ""}[item.averaged]
+
+
+def _totals(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    return [
+        f"{len(tensors):,}",
+        f"{sum(tensor.numel for tensor in tensors.values()):,}",
+        size(sum(tensor.nbytes for tensor in tensors.values())),
+    ]
+
+
+def _dtypes(tensors: Mapping[str, LazyTensor]) -> str:
+    counts: dict[str, int] = {}
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
+    return ", ".join(f"{name} ×{count:,}" for name, count in counts.items())
+
+
+def _modules(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """Tensors, parameters and bytes by the first segment of the keys."""
+    tops: dict[str, dict[str, LazyTensor]] = {}
+    for key, tensor in tensors.items():
+        tops.setdefault(key.partition(".")[0], {})[key] = tensor
+    if len(tops) == 1:
+        return []
+    rows = [["module", "tensors", "parameters", "size", "dtypes"]]
+    rows += [
+        [printable(top, 60), *_totals(inside), _dtypes(inside)]
+        for top, inside in list(tops.items())[:20]
+    ]
+    lines = table(rows, "")
+    return lines if len(tops) <= 20 else [*lines, f"and {len(tops) - 20} more"]
+
+
+def _tree(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """The modules, each level indented, with the bytes below it."""
+    nbytes: dict[str, int] = {}
+    for key, tensor in tensors.items():
+        parts = key.split(".")
+        for depth in range(1, len(parts) + 1):
+            path = ".".join(parts[:depth])
+            nbytes[path] = nbytes.get(path, 0) + tensor.nbytes
+    rows = []
+    for path, total in nbytes.items():
+        depth = path.count(".")
+        leaf = spec_text(tensors[path].spec) if path in tensors else ""
+        rows.append(["  " * depth + printable(path.rpartition(".")[2], 60), size(total), leaf])
+    return table(rows, "")
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,81 @@
+"""The words, numbers and tables that all commands share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ckptool.errors import CkptError
+
+if TYPE_CHECKING:
+    from ckptool.tensors import TensorSpec
+
+
+def error_json(error: CkptError) -> dict[str, Any]:
+    """The JSON of an error."""
+    return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def spec_json(spec: TensorSpec) -> dict[str, Any]:
+    """The JSON of a spec."""
+    return {"dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def number(value: float | None) -> float | str | None:
+    """A number as JSON can hold it: the non-finite ones as text."""
+    if value is None or math.isfinite(value):
+        return value
+    return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+
+
+def size(nbytes: int) -> str:
+    """A size for people."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
+    """Lines with their columns aligned; cells that look like numbers to the right.
+
+    Aligned here and not by `tabulate`, whose import costs more than `diff` takes.
+    """
+    if not rows:
+        return []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if cell[:1].isdigit() and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return lines
+
+
+def spec_text(spec: TensorSpec | None) -> str:
+    """A spec for people: `float32 810×64×1×1`."""
+    if spec is None:
+        return ""
+    return f"{spec.dtype} {'×'.join(map(str, spec.shape)) or 'scalar'}"
+
+
+def fact(value: object) -> str:
+    """A fact of a card for people: `512×512`."""
+    if isinstance(value, (list, tuple)):
+        return "×".join(map(str, value)) if all(type(v) is int for v in value) else str(list(value))
+    return str(value)
+
+
+def format_name(name: str) -> str:
+    """A format's name for people."""
+    return {
+        "torch-zip": "torch zip",
+        "torch-legacy": "torch before 1.6",
+        "torch-tar": "torch before 0.1.10",
+        "torchscript": "TorchScript archive",
+    }.get(name, name)
