@@ -7,15 +7,15 @@ in blocks of bounded size.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckptool.dtypes import DTYPES, numpy_dtype
-from ckptool.errors import FormatError, UnsupportedError, quoted
+from ckptool.errors import UnsupportedError
 from ckptool.files import BLOCK, Readable
+from ckptool.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -132,47 +132,6 @@ class LazyTensor:
         return data
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A storage: one run of bytes in a file.
-
-    `offset` is where the bytes start in the file, `stored` how many there are; `nbytes` is the
-    size of the storage itself, larger than `stored` when it is deflated. `crc` is the CRC-32 of
-    the storage, None where the file has none.
-    """
-
-    file: Readable
-    offset: int
-    nbytes: int
-    stored: int
-    byteorder: str = "little"
-    crc: int | None = None
-    deflated: bool = False
-    name: str = ""
-
-    def blocks(self, step: int = BLOCK) -> Iterator[bytes]:
-        """The whole storage in order; FormatError at the end if its CRC is not the stored one."""
-        raw = self.file.blocks(self.offset, self.stored, step)
-        crc = 0
-        for block in _inflate(raw, self.nbytes, self.name, step) if self.deflated else raw:
-            crc = zlib.crc32(block, crc)
-            yield block
-        if self.crc is not None:
-            if crc != self.crc:
-                raise FormatError(
-                    f"record {quoted(self.name)} at byte {self.offset:,}: found CRC {crc:08x}, "
-                    f"wanted {self.crc:08x}: the file is damaged",
-                    code="zip.crc",
-                )
-            self.file.verified.add(self.offset)
-
-    def check(self) -> None:
-        """Read the whole storage once if its CRC was not checked yet."""
-        if self.crc is not None and self.offset not in self.file.verified:
-            for _ in self.blocks():
-                pass
-
-
 _WORDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}  # numpy's name for raw elements, by size
 
 
@@ -285,9 +244,12 @@ class View:
         return words.reshape(-1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inline:
-    """Data that is in memory already, row-major and little-endian."""
+    """Data that is in memory already, row-major and little-endian.
+
+    Equal bytes do not make two of them one tensor: each is equal to itself only.
+    """
 
     data: bytes
 
@@ -363,38 +325,4 @@ def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
             f"shape {spec.shape} expands {record.stored:,} stored bytes to {needed:,}; "
             "that is out of all proportion to the file",
             code="tensor.expansion",
-        )
-
-
-def _inflate(blocks: Iterator[bytes], nbytes: int, name: str, step: int) -> Iterator[bytes]:
-    """The inflated record; FormatError unless it gives exactly the declared size."""
-    engine = zlib.decompressobj(-15)
-    left = nbytes
-    try:
-        for block in blocks:
-            data = block
-            while data:
-                piece = engine.decompress(data, min(left + 1, step))
-                data = engine.unconsumed_tail
-                left -= len(piece)
-                if left < 0 or engine.unused_data:
-                    raise FormatError(
-                        f"record {quoted(name)}: inflates to more than the declared {nbytes:,} "
-                        "bytes",
-                        code="zip.deflate",
-                    )
-                if piece:
-                    yield piece
-        piece = engine.flush()
-        left -= len(piece)
-        if piece and left >= 0:
-            yield piece
-    except zlib.error:
-        raise FormatError(
-            f"record {quoted(name)}: its compressed data is damaged", code="zip.deflate"
-        ) from None
-    if left or not engine.eof:
-        raise FormatError(
-            f"record {quoted(name)}: inflates to {nbytes - left:,} bytes, wanted {nbytes:,}",
-            code="zip.deflate",
         )

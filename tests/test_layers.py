@@ -18,7 +18,7 @@ MOST_LINES = 400
 # Lowest first; a name may be a module or a folder.
 LAYERS = (
     "errors dtypes version grouping",
-    "rules files tensors labels",
+    "rules files records tensors labels",
     "checkpoint salvage containers statistics",
     "formats",
     "reading",

@@ -16,11 +16,11 @@ from tensors_made import LAYOUTS, bits, filled
 from ckptool.errors import CkptError, FormatError, UnsupportedError
 from ckptool.files import ByteFile
 from ckptool.reading import read
+from ckptool.records import Record
 from ckptool.tensors import (
     Extent,
     Inline,
     LazyTensor,
-    Record,
     TensorSpec,
     View,
     contiguous_strides,
@@ -271,6 +271,34 @@ def test_deflated_data_comes_in_blocks(tmp_path: Path) -> None:
     assert max(len(block) for block in x.chunks(1_000)) <= 1_000
 
 
+def test_deflated_data_without_its_last_block_is_incomplete(tmp_path: Path) -> None:
+    """All bytes are there, but the stream does not say that they are all."""
+    engine = zlib.compressobj(wbits=-15)
+    data = engine.compress(b"1234567890") + engine.flush(zlib.Z_SYNC_FLUSH)
+    (tmp_path / "x").write_bytes(data)
+    record = Record(ByteFile(tmp_path / "x"), 0, 10, len(data), deflated=True, name="d")
+    with pytest.raises(FormatError, match="inflates to 10 bytes, wanted 10"):
+        b"".join(record.blocks())
+
+
+def test_a_transposed_matrix_is_read_from_the_file_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of it spans the whole storage; reading each anew would be quadratic."""
+    found = saved(tmp_path, x=torch.arange(250_000.0).reshape(500, 500).t())["x"]
+    found.source.record.check()
+    lengths = []
+    plain = ByteFile.read
+
+    def counted(self: ByteFile, offset: int, length: int) -> bytes:
+        lengths.append(length)
+        return plain(self, offset, length)
+
+    monkeypatch.setattr(ByteFile, "read", counted)
+    assert len(b"".join(found.chunks(10_000))) == 1_000_000
+    assert sum(lengths) == 1_000_000
+
+
 def test_inline_data_has_no_place_in_a_file() -> None:
     x = LazyTensor(TensorSpec("int16", (2,)), Inline(b"\1\0\2\0"))
     assert x.numpy().tolist() == [1, 2]
@@ -288,6 +316,12 @@ def test_contiguous_strides_are_torchs(shape: tuple[int, ...]) -> None:
 def test_is_contiguous_agrees_with_torch(layout: str) -> None:
     x = LAYOUTS[layout](filled(torch.float32, (2, 3, 4, 5), 0))
     assert is_contiguous(tuple(x.shape), x.stride()) == x.is_contiguous()
+
+
+def test_the_stride_of_an_axis_of_one_element_is_free() -> None:
+    assert is_contiguous((3, 1, 2), (2, 99, 1))
+    assert torch.empty(9).as_strided((3, 1, 2), (2, 99, 1)).is_contiguous()
+    assert not is_contiguous((3, 2, 2), (4, 99, 1))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])

@@ -13,7 +13,8 @@ from ckptool.checkpoint import Contents, Finding
 from ckptool.errors import FormatError
 from ckptool.files import Readable
 from ckptool.formats.flat import FlatTree
-from ckptool.tensors import LazyTensor, Record, TensorSpec, View
+from ckptool.records import Record
+from ckptool.tensors import LazyTensor, TensorSpec, View
 
 NAME = "darknet"
 KEY = "(darknet floats)"

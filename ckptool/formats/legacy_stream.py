@@ -18,7 +18,7 @@ from ckptool.files import MemoryFile, Readable
 from ckptool.formats.nodes import Global, ListNode, Span, arguments, holder, raw_bytes, text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import storage_reference
-from ckptool.tensors import Record
+from ckptool.records import Record
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -16,7 +16,7 @@ from ckptool.formats.graph import value_of
 from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import Storages
-from ckptool.tensors import Record
+from ckptool.records import Record
 
 NAME = "pickle"
 _PROSE = re.compile(rb"[(c][a-z]*[ ,;:)]")  # a sentence may start like protocol 0, and end so

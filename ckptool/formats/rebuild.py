@@ -24,7 +24,8 @@ from ckptool.formats.nodes import (
     pairs,
     text,
 )
-from ckptool.tensors import MOST_AXES, LazyTensor, Record, TensorSpec, View, is_possible
+from ckptool.records import Record
+from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, is_possible
 
 _LARGEST = 1 << 56  # elements; a size, stride or offset beyond it is a lie
 

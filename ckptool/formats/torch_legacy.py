@@ -12,7 +12,7 @@ from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
 from ckptool.formats.legacy_stream import MAGIC, Values, names_of, parse
 from ckptool.formats.rebuild import Storages
-from ckptool.tensors import Record
+from ckptool.records import Record
 
 NAME = "torch-legacy"
 _MAGIC = b"\x8a\x0a" + MAGIC.to_bytes(10, "little")

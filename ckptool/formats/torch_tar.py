@@ -21,7 +21,8 @@ from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.nodes import Global, ListNode, text
 from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import Storages, storage_dtype, view_on
-from ckptool.tensors import LazyTensor, Record
+from ckptool.records import Record
+from ckptool.tensors import LazyTensor
 
 NAME = "torch-tar"
 LARGEST_MEMBER = 1 << 28

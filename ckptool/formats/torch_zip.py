@@ -19,7 +19,7 @@ from ckptool.formats.nodes import text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import Storages
 from ckptool.formats.zip_dir import Entry, read_directory
-from ckptool.tensors import Record
+from ckptool.records import Record
 
 NAME = "torch-zip"
 LARGEST_PICKLE = 1 << 28

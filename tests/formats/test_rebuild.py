@@ -183,6 +183,17 @@ def test_a_call_that_no_torch_here_has_is_listed(tmp_path: Path) -> None:
     }
 
 
+def test_a_plain_view_on_quantised_elements_is_no_tensor_of_numbers(tmp_path: Path) -> None:
+    storage = torch.storage.TypedStorage(
+        wrap_storage=torch.zeros(4, dtype=torch.int8).untyped_storage(),
+        dtype=torch.qint8,
+        _internal=True,
+    )
+    arguments = (storage, 0, (4,), (1,), False, OrderedDict())
+    ckpt = saved_call(tmp_path, torch._utils._rebuild_tensor_v2, *arguments)
+    assert dict(ckpt.weights.refused) == {"x": QUANTISED}
+
+
 @pytest.mark.parametrize(
     ("window", "code", "message"),
     [

@@ -215,6 +215,14 @@ def test_folder_entries_are_no_records(tmp_path: Path) -> None:
     assert_is_x(path)
 
 
+def test_a_folder_entry_that_holds_data_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x/data/", b"hidden")
+    with pytest.raises(FormatError, match="`x/data/` is not a relative name under one root"):
+        read(path)
+
+
 class Scripted(nn.Module):
     """Parameters, buffers, a submodule twice, an attribute that is a tensor."""
 
