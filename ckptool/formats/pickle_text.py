@@ -101,6 +101,11 @@ def underflow(i: int) -> FormatError:
     return bad(i, "stack", "an opcode finds too few values on the stack")
 
 
+def no_mark(i: int) -> FormatError:
+    """The error for an opcode that takes what stands above a mark, where there is none."""
+    return bad(i, "stack", "an opcode wants a mark and finds none")
+
+
 def _integer(text: bytes, i: int) -> int | Span:
     if not _INTEGER.fullmatch(text):
         raise bad(i, "operand", f"found {_shown(text)}, wanted an integer")

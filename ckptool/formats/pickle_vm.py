@@ -26,7 +26,7 @@ from ckptool.formats.nodes import (
     SetNode,
     Span,
 )
-from ckptool.formats.pickle_text import bad, line, memoise, recall, text_opcode, underflow
+from ckptool.formats.pickle_text import bad, line, memoise, no_mark, recall, text_opcode, underflow
 
 LONGEST_PICKLE = 1 << 30
 _LARGE = 1 << 12  # bytes values above this stay in the stream, as a Span
@@ -132,7 +132,7 @@ def _run(data: bytes, i: int) -> Pickle:
             marks.append(floor)
         elif op == 0x74:  # TUPLE
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             stack[floor:] = [tuple(stack[floor:])]
             marks.pop()
             floor = marks[-1] if marks else 0
@@ -194,7 +194,7 @@ def _run(data: bytes, i: int) -> Pickle:
             stack.append(SetNode())
         elif op == 0x75:  # SETITEMS
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             at = marks.pop()
             floor = marks[-1] if marks else 0
             if (len(stack) - at) % 2:
@@ -202,13 +202,13 @@ def _run(data: bytes, i: int) -> Pickle:
             _extend(stack, at, floor, i, DictNode)
         elif op == 0x65:  # APPENDS
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             at = marks.pop()
             floor = marks[-1] if marks else 0
             _extend(stack, at, floor, i, ListNode)
         elif op == 0x90:  # ADDITEMS
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             at = marks.pop()
             floor = marks[-1] if marks else 0
             _extend(stack, at, floor, i, SetNode)
@@ -320,7 +320,7 @@ def _run(data: bytes, i: int) -> Pickle:
                 raise underflow(i)
         elif op == 0x31:  # POP_MARK
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             del stack[marks.pop() :]
             floor = marks[-1] if marks else 0
         elif op == 0x32:  # DUP
@@ -329,7 +329,7 @@ def _run(data: bytes, i: int) -> Pickle:
             stack.append(stack[-1])
         elif op in (0x64, 0x6C, 0x91):  # DICT, LIST, FROZENSET: the values since the mark
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             items = stack[floor:]
             if op == 0x64 and len(items) % 2:
                 raise bad(i, "operand", "DICT finds a key without a value")
@@ -339,7 +339,7 @@ def _run(data: bytes, i: int) -> Pickle:
             floor = marks[-1] if marks else 0
         elif op in (0x69, 0x6F):  # INST, OBJ: called with the values since the mark
             if not marks:
-                raise _no_mark(i)
+                raise no_mark(i)
             if op == 0x69:
                 module, i = line(data, i)
                 name, i = line(data, i)
@@ -397,7 +397,3 @@ def _bytes(data: bytes, start: int, stop: int) -> object:
     if stop - start > _LARGE:
         return Span(start, stop)
     return data[start:stop]
-
-
-def _no_mark(i: int) -> FormatError:
-    return bad(i, "stack", "an opcode wants a mark and finds none")
