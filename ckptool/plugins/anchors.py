@@ -40,6 +40,13 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     return Applied(replace(weights, tensors=tensors), EXACT, (key,))
 
 
+def describe(options: Mapping[str, Any]) -> str:
+    """`anchors.boxes for 512 × 512, anchor scale 4.0`."""
+    height, width = options["image_size"]
+    scale = options["anchor_scale"]
+    return f"{quoted(options['key'])} for an image of {height}×{width}, anchor scale {scale}"
+
+
 @dataclass(frozen=True, slots=True)
 class Boxes:
     """The boxes (top, left, bottom, right, in pixels) of all levels, one level after another."""

@@ -2,23 +2,26 @@
 
 Options: `dtype`; `overflow` (`error`, `keep-fp32` or `clamp`: what happens to finite values that
 the new type cannot hold); `keep_fp32` (globs of keys that stay float32); `except` (keys that are
-never cast: buffers that the architecture derives).
+never cast: buffers that the architecture derives); `only` (keys: no others are cast).
+
+The values are torch's own: from float64 to a 16-bit type they are rounded to float32 on the way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
-from ckptool.dtypes import DTYPES, numpy_dtype
-from ckptool.errors import LossError, VerificationError, listed, quoted
+from ckptool.dtypes import CAST_TARGETS, DTYPES, numpy_dtype
+from ckptool.errors import LossError, PlanError, VerificationError, listed, quoted
 from ckptool.plugins import EXACT, LOSSY, Applied
 from ckptool.plugins.drop import matching
 from ckptool.tensors import Extent, LazyTensor, TensorSpec, rechunk
 
 NAME = "cast"
+OVERFLOWS = ("error", "keep-fp32", "clamp")
 
 # Significant bits and largest finite value of each type.
 _PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
@@ -30,56 +33,58 @@ _LARGEST = {
 }
 # The smallest positive value of each type, a subnormal.
 _SMALLEST = {"float64": 5e-324, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
+_BLOCK = 1 << 20  # elements that are checked at once
 
 
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """The weights with their floating tensors in another type; tied tensors stay tied.
 
-    Raises: PlanError for a `keep_fp32` glob that matches nothing.
+    Raises: PlanError for options that are none, or a `keep_fp32` glob that matches nothing.
     """
-    target = options["dtype"]
-    untouched = set(options.get("except", ()))
-    kept = set(matching(list(weights.tensors), list(options.get("keep_fp32", ()))))
-    overflow = options.get("overflow", "error")
-    cast: dict[LazyTensor, LazyTensor] = {}
-    tensors: dict[str, LazyTensor] = {}
-    keys = []
-    large: list[str] = []
-    grade = EXACT
-    for key, tensor in weights.tensors.items():
-        wanted = "float32" if key in kept else target
-        if overflow == "keep-fp32" and _overflows(tensor, wanted):
-            wanted = "float32"
-            large.append(key)
-        if DTYPES[tensor.dtype].kind != "f" or key in untouched or tensor.dtype == wanted:
-            tensors[key] = tensor
+    target, overflow = options["dtype"], options.get("overflow", "error")
+    if target not in CAST_TARGETS or overflow not in OVERFLOWS:
+        raise PlanError(
+            f"cannot cast to {quoted(str(target))} with overflow {quoted(str(overflow))}; "
+            f"wanted {listed(CAST_TARGETS)} and {listed(OVERFLOWS)}",
+            code="plan.options",
+        )
+    # Whatever names one of two tied keys means both: they are one tensor.
+    kept = _named(weights, matching(list(weights.tensors), options.get("keep_fp32", ())))
+    untouched = _named(weights, options.get("except", ()))
+    chosen = _named(weights, options.get("only", weights.tensors))
+    large: set[LazyTensor] = set()
+    made: dict[LazyTensor, LazyTensor] = {}
+    for tensor in chosen - untouched:
+        wanted = "float32" if tensor in kept else target
+        if DTYPES[tensor.dtype].kind != "f" or tensor.dtype == wanted:
             continue
-        made = cast.get(tensor)
-        if made is None or made.dtype != wanted:
-            source = Cast(key, tensor, overflow)
-            made = cast[tensor] = LazyTensor(TensorSpec(wanted, tensor.shape), source)
-        tensors[key] = made
-        keys.append(key)
-        if not widens(tensor.dtype, wanted):
-            grade = LOSSY
-    notes = (f"{listed(large)} stay float32: values too large for {target}",) if large else ()
-    return Applied(replace(weights, tensors=tensors), grade, tuple(keys), notes=notes)
+        if overflow == "keep-fp32" and _overflows(tensor, wanted):
+            large.add(tensor)
+            wanted = "float32"
+        if tensor.dtype != wanted:
+            source = Cast(_key(weights, tensor), tensor, overflow)
+            made[tensor] = LazyTensor(TensorSpec(wanted, tensor.shape), source)
+    tensors = {key: made.get(tensor, tensor) for key, tensor in weights.tensors.items()}
+    keys = tuple(key for key, tensor in weights.tensors.items() if tensor in made)
+    exact = all(widens(old.dtype, new.dtype) for old, new in made.items())
+    stay = [key for key, tensor in weights.tensors.items() if tensor in large]
+    notes = (f"{listed(stay)} stay float32: values too large for {target}",) if stay else ()
+    grade = EXACT if exact else LOSSY
+    return Applied(replace(weights, tensors=tensors), grade, keys, notes=notes)
 
 
-def _overflows(tensor: LazyTensor, wanted: str) -> bool:
-    """Whether a finite value of the tensor is too large for the type; reads the whole tensor."""
-    import numpy
-
-    if DTYPES[tensor.dtype].kind != "f" or widens(tensor.dtype, wanted):
-        return False
-    before, after = numpy_dtype(tensor.dtype), numpy_dtype(wanted)
-    for chunk in tensor.chunks():
-        values = numpy.frombuffer(chunk, before)
-        with numpy.errstate(over="ignore"):
-            cast = values.astype(after)
-        if (numpy.isinf(cast) & numpy.isfinite(values)).any():
-            return True
-    return False
+def describe(options: Mapping[str, Any]) -> str:
+    """`to float16, clamped to its range; *.bias stay float32`."""
+    clamped = {"clamp": ", clamped to its range"}.get(options.get("overflow", ""), "")
+    large = ", what is too large stays float32" if options.get("overflow") == "keep-fp32" else ""
+    only = f", {len(options['only']):,} keys" if "only" in options else ""
+    kept = options.get("keep_fp32", ())
+    rest = f"; {listed(kept, 3)} stay float32" if kept else ""
+    derived = options.get("except", ())
+    return (
+        f"to {options['dtype']}{only}{clamped}{large}{rest}"
+        f"{f'; {listed(derived, 2)} as before' if derived else ''}"
+    )
 
 
 def widens(found: str, wanted: str) -> bool:
@@ -95,6 +100,37 @@ def widens(found: str, wanted: str) -> bool:
     )
 
 
+def _named(weights: WeightSet, keys: Sequence[str] | Mapping[str, Any]) -> set[LazyTensor]:
+    return {weights.tensors[key] for key in keys if key in weights.tensors}
+
+
+def _key(weights: WeightSet, wanted: LazyTensor) -> str:
+    return next(key for key, tensor in weights.tensors.items() if tensor is wanted)
+
+
+def _converted(values: Any, dtype: str) -> Any:
+    """The values in another type, as torch casts them; what is too large becomes infinite."""
+    import numpy
+
+    with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if values.dtype == numpy.float64 and dtype == "float16":
+            values = values.astype(numpy.float32)
+        return values.astype(numpy_dtype(dtype))
+
+
+def _overflows(tensor: LazyTensor, wanted: str) -> bool:
+    """Whether a finite value of the tensor is too large for the type; reads the whole tensor."""
+    import numpy
+
+    if widens(tensor.dtype, wanted):
+        return False
+    for chunk in tensor.chunks():
+        values = numpy.frombuffer(chunk, numpy_dtype(tensor.dtype))
+        if (numpy.isinf(_converted(values, wanted)) & numpy.isfinite(values)).any():
+            return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Cast:
     """A tensor's data in another floating type."""
@@ -103,6 +139,11 @@ class Cast:
     input: LazyTensor
     overflow: str
 
+    @property
+    def inputs(self) -> tuple[LazyTensor, ...]:
+        """The tensor that is cast."""
+        return (self.input,)
+
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The input's chunks, cast.
 
@@ -110,33 +151,32 @@ class Cast:
         """
         import numpy
 
-        before, after = numpy_dtype(self.input.dtype), numpy_dtype(spec.dtype)
+        before = numpy_dtype(self.input.dtype)
         narrow = not widens(self.input.dtype, spec.dtype)
         for chunk in self.input.chunks(step):
             values = numpy.frombuffer(chunk, before)
-            with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
-                cast = values.astype(after)
+            cast = _converted(values, spec.dtype)
             if narrow:
-                cast = self._checked(values, cast)
+                cast = self._checked(values, cast, spec.dtype)
             yield memoryview(cast.view(numpy.uint8).data)
 
     def extent(self, spec: TensorSpec) -> Extent | None:
         """None: the data is computed."""
         return None
 
-    def _checked(self, values: Any, cast: Any) -> Any:
+    def _checked(self, values: Any, cast: Any, dtype: str) -> Any:
         import numpy
 
         lost = numpy.isinf(cast) & numpy.isfinite(values)
         if not lost.any():
             return cast
         if self.overflow == "clamp":
-            largest = cast.dtype.type(_LARGEST[cast.dtype.name])
+            largest = cast.dtype.type(_LARGEST[dtype])
             return numpy.where(lost, numpy.where(values > 0, largest, -largest), cast)
         worst = values[lost][numpy.abs(values[lost].astype(numpy.float64)).argmax()]
         raise LossError(
-            f"{quoted(self.key)}: found {float(worst):g}, the largest {cast.dtype.name} is "
-            f"{_LARGEST[cast.dtype.name]:g}: it would become infinite",
+            f"{quoted(self.key)}: found {float(worst):g}, the largest {dtype} is "
+            f"{_LARGEST[dtype]:g}: it would become infinite",
             hint="--on-overflow keep-fp32 (this tensor stays float32) or --on-overflow clamp",
             code="loss.overflow",
         )
@@ -144,31 +184,64 @@ class Cast:
     def check(self, spec: TensorSpec, written: LazyTensor) -> Mapping[str, float]:
         """What the cast cost: values flushed to zero, values clamped, the worst relative error.
 
+        The error is that of the values that are neither. What widens costs nothing.
+
         Raises: VerificationError for a value further off than the rounding of the type allows.
         """
         import numpy
 
         flushed = clamped = 0
         worst = 0.0
-        bound = 2.0 ** -_PRECISION.get(spec.dtype, 8)
-        smallest = _SMALLEST[spec.dtype]
-        count = 1 << 20
-        found_blocks = rechunk(written.chunks(), count * DTYPES[spec.dtype].itemsize)
-        wanted_blocks = rechunk(self.input.chunks(), count * DTYPES[self.input.dtype].itemsize)
+        found_blocks = rechunk(written.chunks(), _BLOCK * DTYPES[spec.dtype].itemsize)
+        wanted_blocks = rechunk(self.input.chunks(), _BLOCK * DTYPES[self.input.dtype].itemsize)
         for found, wanted in zip(found_blocks, wanted_blocks, strict=True):
             new = numpy.frombuffer(found, numpy_dtype(spec.dtype)).astype(numpy.float64)
             old = numpy.frombuffer(wanted, numpy_dtype(self.input.dtype)).astype(numpy.float64)
-            flushed += int(((new == 0) & (old != 0)).sum())
-            finite = numpy.isfinite(old)
-            same = numpy.where(finite, True, (new == old) | (numpy.isnan(new) & numpy.isnan(old)))
-            error = numpy.abs(new - old, where=finite, out=numpy.zeros_like(old))
-            over = numpy.abs(old) > _LARGEST[spec.dtype]
-            clamped += int((over & finite).sum())
-            counted = finite & (old != 0) & ~over
+            over = self._off_range(spec.dtype, old)
+            if not self._is_cast(spec.dtype, old, new, over):
+                raise VerificationError(
+                    f"{quoted(self.key)}: a value is not the cast of its own",
+                    code="verification.cast",
+                )
+            zero = (new == 0) & (old != 0)
+            flushed += int(zero.sum())
+            clamped += int(over.sum())
+            counted = numpy.isfinite(old) & (old != 0) & ~zero & ~over
             relative = numpy.zeros_like(old)
-            numpy.divide(error, numpy.abs(old), out=relative, where=counted)
-            off = finite & ~over & (error > bound * numpy.abs(old)) & (error > smallest / 2)
-            if off.any() or not same.all():
-                raise VerificationError(f"{quoted(self.key)}: a value is not the cast of its own")
+            error = numpy.subtract(new, old, where=counted, out=numpy.zeros_like(old))
+            numpy.divide(numpy.abs(error), numpy.abs(old), out=relative, where=counted)
             worst = max(worst, float(relative.max(initial=0.0)))
+        if widens(self.input.dtype, spec.dtype):
+            return {}
         return {"flushed": flushed, "clamped": clamped, "relative_error": worst}
+
+    def _off_range(self, dtype: str, old: Any) -> Any:
+        """Where a finite value is so large that it would round to infinity: half a step above."""
+        import math
+
+        import numpy
+
+        largest, precision = _LARGEST[dtype], _PRECISION[dtype]
+        half = 2.0 ** (math.frexp(largest)[1] - precision - 1)
+        rounded = old
+        if self.input.dtype == "float64" and precision < _PRECISION["float32"]:
+            with numpy.errstate(over="ignore"):
+                rounded = old.astype(numpy.float32).astype(numpy.float64)
+        return numpy.isfinite(old) & (numpy.abs(rounded) - largest >= half)
+
+    def _is_cast(self, dtype: str, old: Any, new: Any, over: Any) -> bool:
+        """Whether every new value is an old one, rounded, clamped, or not a finite one either."""
+        import numpy
+
+        finite = numpy.isfinite(old)
+        same = (new == old) | (numpy.isnan(new) & numpy.isnan(old))
+        if not same[~finite].all() or not numpy.isfinite(new[finite]).all():
+            return False
+        if not (new[over] == numpy.copysign(_LARGEST[dtype], old[over])).all():
+            return False
+        inside = finite & ~over
+        error = numpy.abs(new[inside] - old[inside])
+        # Rounded twice on the way from float64, a value may be a little further off.
+        bound = 2.0 ** -_PRECISION[dtype] * (1 + 2.0**-10 * (self.input.dtype == "float64"))
+        smallest = _SMALLEST[dtype] / 2 * (1 + 2.0**-10)
+        return bool(((error <= bound * numpy.abs(old[inside])) | (error <= smallest)).all())

@@ -21,6 +21,8 @@ from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
 NAME = "channels"
 
+_MOST = 1 << 12
+
 
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """The weights with another first convolution.
@@ -29,8 +31,11 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """
     key, wanted = options["key"], options["to"]
     tensor = weights.tensors.get(key)
-    if tensor is None or len(tensor.shape) != 4 or wanted < 1:
-        raise PlanError(f"{quoted(key)} is not the weight of a convolution", code="plan.channels")
+    if tensor is None or len(tensor.shape) != 4 or not 1 <= wanted <= _MOST:
+        raise PlanError(
+            f"{quoted(key)} is not the weight of a convolution that could take {wanted:,} channels",
+            code="plan.channels",
+        )
     found = tensor.shape[1]
     shape = (tensor.shape[0], wanted, *tensor.shape[2:])
     made = LazyTensor(TensorSpec(tensor.dtype, shape), Channels(key, tensor))
@@ -41,12 +46,22 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     )
 
 
+def describe(options: Mapping[str, Any]) -> str:
+    """`conv_stem.weight takes 1 channel`."""
+    return f"{quoted(options['key'])} takes {options['to']:,} channels"
+
+
 @dataclass(frozen=True, slots=True)
 class Channels:
     """A convolution's weight with its input channels summed or repeated."""
 
     key: str
     input: LazyTensor
+
+    @property
+    def inputs(self) -> tuple[LazyTensor, ...]:
+        """The weight as it was."""
+        return (self.input,)
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The weight, computed in float64."""

@@ -1,11 +1,12 @@
 """Leave tensors out, by name.
 
-Options: `drop` or `keep`, a list of globs (`*` stands for any text).
+Options: `drop` or `keep`, a list of globs (`*` stands for any text). A key means itself, whatever
+characters it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -22,20 +23,46 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 
     Raises: PlanError for a glob that matches nothing, or if nothing is left.
     """
-    globs = list(options.get("drop", ())) or list(options.get("keep", ()))
-    matched = matching(list(weights.tensors), globs)
-    chosen = set(matched)
-    dropped = tuple(key for key in weights.tensors if (key in chosen) == ("drop" in options))
+    ((kind, globs),) = options.items()
+    if kind not in ("drop", "keep"):
+        raise PlanError(f"edit `drop` has no option {listed([kind])}", code="plan.options")
+    chosen = set(matching(weights.tensors, globs))
+    dropped = tuple(key for key in weights.tensors if (key in chosen) == (kind == "drop"))
     gone = set(dropped)
     tensors = {key: tensor for key, tensor in weights.tensors.items() if key not in gone}
     if not tensors:
-        raise PlanError(f"nothing is left after {listed(globs)}", code="plan.empty")
+        raise PlanError(f"nothing is left after --{kind} {listed(globs)}", code="plan.empty")
     return Applied(replace(weights, tensors=tensors), SELECTIVE, dropped=dropped)
 
 
-def matching(keys: list[str], globs: list[str]) -> list[str]:
+def describe(options: Mapping[str, Any]) -> str:
+    """`leave out head.*`, `keep only backbone.*`."""
+    ((kind, globs),) = options.items()
+    return f"{'leave out' if kind == 'drop' else 'keep only'} {listed(globs, 3)}"
+
+
+def matching(keys: Iterable[str], globs: Iterable[str]) -> list[str]:
     """The keys that any of the globs matches; PlanError for a glob that matches none."""
+    there = dict.fromkeys(keys)
+    found: set[str] = set()
     for glob in globs:
-        if not any(fnmatchcase(key, glob) for key in keys):
-            raise PlanError(f"{listed([glob])} matches no key", code="plan.no-match")
-    return [key for key in keys if any(fnmatchcase(key, glob) for glob in globs)]
+        hits = {glob} if glob in there else {key for key in there if fnmatchcase(key, glob)}
+        if not hits:
+            raise no_match(glob, there)
+        found |= hits
+    return [key for key in there if key in found]
+
+
+def no_match(pattern: str, keys: Iterable[str]) -> PlanError:
+    """The error for a pattern that no key matches, with the keys that come near."""
+    from difflib import get_close_matches
+    from itertools import islice
+
+    plain = pattern.strip("*{}")
+    near = [key for key in keys if plain and plain.lower() in key.lower()][:3]
+    near = near or get_close_matches(plain, islice(keys, 2_000), 3)
+    return PlanError(
+        f"{listed([pattern])} matches no key",
+        hint=f"the closest are {listed(near)}" if near else "`ckptool inspect --keys` lists them",
+        code="plan.no-match",
+    )

@@ -26,6 +26,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """
     tensors = dict(weights.tensors)
     touched = []
+    made: dict[tuple[LazyTensor, LazyTensor], LazyTensor] = {}
     for bias_key, means in options["biases"].items():
         bias = _vector(tensors, bias_key)
         for key in means:
@@ -35,7 +36,10 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
                     f"{quoted(bias_key)} has {bias.shape[0]} values, {quoted(key)} {mean.shape[0]}",
                     code="plan.fold",
                 )
-            tensors[key] = LazyTensor(mean.spec, Lowered(key, mean, bias))
+            # Norms that are one tensor under several keys stay one.
+            tensors[key] = made.setdefault(
+                (mean, bias), LazyTensor(mean.spec, Lowered(key, mean, bias))
+            )
             touched.append(key)
         del tensors[bias_key]
     removed = tuple(options["biases"])
@@ -43,6 +47,11 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     return Applied(
         replace(weights, tensors=tensors), EXACT, tuple(touched), dropped=removed, notes=(note,)
     )
+
+
+def describe(options: Mapping[str, Any]) -> str:
+    """`36 biases into the running means behind them`."""
+    return f"{len(options['biases']):,} biases into the running means behind them"
 
 
 def _vector(tensors: Mapping[str, LazyTensor], key: str) -> LazyTensor:
@@ -59,6 +68,11 @@ class Lowered:
     key: str
     mean: LazyTensor
     bias: LazyTensor
+
+    @property
+    def inputs(self) -> tuple[LazyTensor, ...]:
+        """The mean and the bias."""
+        return self.mean, self.bias
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The difference, computed in float64."""

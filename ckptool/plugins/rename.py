@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
-from ckptool.errors import PlanError, quoted
+from ckptool.errors import PlanError, listed, quoted
 from ckptool.plugins import EXACT, Applied
+from ckptool.plugins.drop import no_match
 from ckptool.rules import Rule, check_distinct, rename_all
 
 NAME = "rename"
@@ -22,36 +23,69 @@ NAME = "rename"
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """The weights under their new names, in the same order, `_metadata` renamed with them.
 
-    Raises: PlanError if two keys would get one name, or if nothing matches.
+    Raises: PlanError if two keys would get one name, if nothing matches, or a rule nothing.
     """
-    names = _names(list(weights.tensors), options)
+    ((kind, value),) = options.items()
+    keys = list(weights.tensors)
+    names = _names(keys, kind, value)
     changed = tuple(new for old, new in names.items() if new != old)
     if not changed:
-        raise PlanError(
-            f"renaming with {quoted(str(dict(options)))} matches no key", code="plan.no-match"
-        )
+        wanted = value if isinstance(value, str) else next(iter(_patterns(kind, value)), "")
+        raise no_match(wanted, keys)
+    notes: tuple[str, ...] = ()
+    if kind == "map":
+        absent = [old for old in value if old not in weights.tensors]
+        notes = (f"not in the file, and so not renamed: {listed(absent)}",) if absent else ()
     tensors = {names[key]: tensor for key, tensor in weights.tensors.items()}
-    versions = _renamed_versions(weights, names)
-    return Applied(replace(weights, tensors=tensors, versions=versions), EXACT, changed)
+    renamed = replace(weights, tensors=tensors, versions=_renamed_versions(weights, names))
+    return Applied(renamed, EXACT, changed, notes=notes)
 
 
-def _names(keys: list[str], options: Mapping[str, Any]) -> dict[str, str]:
-    kind, value = next(iter(options.items()))
+def describe(options: Mapping[str, Any]) -> str:
+    """`strip module.`, `neek.{*} to neck.{*}`."""
+    ((kind, value),) = options.items()
+    if kind in ("strip", "add"):
+        return f"{kind} the prefix {quoted(value)}"
+    if kind == "remove":
+        return f"leave out the segments {listed(value, 3)}"
+    pairs = list(value.items() if kind == "map" else value)
+    more = f" and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
+    return f"{quoted(pairs[0][0])} to {quoted(pairs[0][1])}{more}" if pairs else "nothing"
+
+
+def _names(keys: list[str], kind: str, value: Any) -> dict[str, str]:
+    """Each key's new name.
+
+    Raises: PlanError if two keys would get one name, or if a rule matches none.
+    """
     if kind == "strip":
         names = {key: key.removeprefix(value) for key in keys}
     elif kind == "add":
         names = {key: value + key for key in keys}
     elif kind == "remove":
-        segments = set(value)
-        names = {key: _without(key, segments) for key in keys}
+        names = {key: _without(key, set(value)) for key in keys}
     elif kind == "map":
-        names = {key: value.get(key, key) for key in keys}
+        names = {key: str(value.get(key, key)) for key in keys}
     elif kind == "rules":
-        return rename_all(keys, [Rule(old, new) for old, new in value])
+        rules = [Rule(old, new) for old, new in value]
+        for rule in rules:
+            if not any(rule.rewrite(key) is not None for key in keys):
+                raise no_match(rule.old, keys)
+        return rename_all(keys, rules)
     else:
         raise PlanError(f"edit `rename` has no option {quoted(kind)}", code="plan.options")
+    if "" in names.values():
+        raise PlanError(
+            f"{listed([old for old, new in names.items() if not new])} would be left without a "
+            "name",
+            code="plan.collision",
+        )
     check_distinct(names)
     return names
+
+
+def _patterns(kind: str, value: Any) -> list[str]:
+    return [old for old, _ in value] if kind == "rules" else list(value)
 
 
 def _without(key: str, segments: set[str]) -> str:
@@ -62,15 +96,24 @@ def _renamed_versions(weights: WeightSet, names: Mapping[str, str]) -> Mapping[s
     """The versions under the modules' new paths, as far as the keys tell them.
 
     A module's path is read off its keys: where `a.b.weight` becomes `c.b.weight`, `a.b` becomes
-    `c.b`. A module above the renamed ones keeps its version under every path that it gets.
+    `c.b`, and `a` becomes `c`. Those above the last segment that the two names share are not told.
     """
     if weights.versions is None:
         return None
     paths: dict[str, str] = {}
+    above: dict[str, str] = {}
     for old, new in names.items():
         before, after = old.split("."), new.split(".")
-        while before and after:
+        before.pop()
+        after.pop()
+        paths.setdefault(".".join(before), ".".join(after))
+        while before and after and before[-1] == after[-1]:
             before.pop()
             after.pop()
-            paths.setdefault(".".join(before), ".".join(after))
-    return {paths[path]: version for path, version in weights.versions.items() if path in paths}
+            above.setdefault(".".join(before), ".".join(after))
+    return {
+        table[path]: version
+        for table in (above, paths)  # a module with tensors of its own has the last word
+        for path, version in weights.versions.items()
+        if path in table
+    }

@@ -12,7 +12,14 @@ from typing import Any
 from ckptool.checkpoint import WeightSet
 from ckptool.errors import PlanError, quoted
 from ckptool.plugins import EXACT, Applied
-from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides, is_contiguous
+from ckptool.tensors import (
+    LazyTensor,
+    TensorSpec,
+    View,
+    contiguous_strides,
+    is_contiguous,
+    is_possible,
+)
 
 NAME = "reshape"
 
@@ -20,17 +27,26 @@ NAME = "reshape"
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """The weights with the new shapes.
 
-    Raises: PlanError for a shape with another number of elements.
+    Raises: PlanError for a key that is not there, or a shape with another number of elements.
     """
     tensors = dict(weights.tensors)
     for key, shape in options["shapes"].items():
+        if key not in tensors:
+            raise PlanError(f"{quoted(key)} is not in the file", code="plan.reshape")
         tensors[key] = _reshaped(key, tensors[key], tuple(shape))
     return Applied(replace(weights, tensors=tensors), EXACT, tuple(options["shapes"]))
 
 
+def describe(options: Mapping[str, Any]) -> str:
+    """`12 tensors, bn.num_batches_tracked to ()`."""
+    shapes = options["shapes"]
+    key = next(iter(shapes))
+    return f"{len(shapes):,} tensors, such as {quoted(key)} to {tuple(shapes[key])}"
+
+
 def _reshaped(key: str, tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     spec = TensorSpec(tensor.dtype, shape)
-    if spec.numel != tensor.numel:
+    if not is_possible(shape) or spec.numel != tensor.numel:
         raise PlanError(
             f"{quoted(key)}: shape {tensor.shape} cannot become {shape}", code="plan.reshape"
         )
