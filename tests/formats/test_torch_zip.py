@@ -323,3 +323,26 @@ def test_a_large_bytes_value_in_the_pickle_is_weighed(tmp_path: Path) -> None:
 def test_crc_is_known_for_every_storage(tmp_path: Path) -> None:
     found = read(saved(tmp_path))["w"].source.record  # type: ignore[attr-defined]
     assert found.crc == zlib.crc32(bits(X["w"]))
+
+
+@pytest.mark.sweep
+def test_a_storage_of_more_than_four_gibibytes(tmp_path: Path) -> None:
+    """Sizes and offsets that only the 64-bit fields of the directory can hold."""
+    big = torch.empty((1 << 30) + (1 << 27))  # memory that is not touched is not taken
+    big[-3:] = torch.arange(3.0)
+    path = saved(tmp_path, {"big": big, "after": torch.arange(5)})
+    ckpt = read(path)
+    extent = ckpt["big"].extent()
+    assert extent is not None
+    assert extent.nbytes == ckpt["big"].nbytes == 4_831_838_208
+    assert extent.file.read(extent.offset + extent.nbytes - 12, 12) == bits(big[-3:])
+    assert ckpt["after"].numpy().tolist() == [0, 1, 2, 3, 4]
+    path.unlink()
+
+
+@pytest.mark.sweep
+def test_more_records_than_the_short_count_of_a_directory_holds(tmp_path: Path) -> None:
+    state = {f"layer.{number}": torch.tensor(number) for number in range(70_000)}
+    ckpt = read(saved(tmp_path, state))
+    assert list(ckpt) == list(state)
+    assert all(ckpt[f"layer.{n}"].numpy().item() == n for n in range(0, 70_000, 777))
