@@ -34,7 +34,9 @@ class CkptError(Exception):
         super().__init__(self.message)
 
     def located(self, where: str) -> CkptError:
-        """The same error with the place put in front; deep code raises without the file's name."""
+        """The same error with the place in front; deep code raises without the file's name."""
+        if self.message.startswith(f"{where}: "):
+            return self
         return type(self)(f"{where}: {self.message}", hint=self.hint, code=self.code)
 
 
@@ -111,6 +113,11 @@ def listed(values: Iterable[str], most: int = 5) -> str:
     names = list(values)
     shown = ", ".join(quoted(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 key`, `2,000 keys`; `many` where it is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _escape(character: str) -> str:

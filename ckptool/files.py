@@ -72,18 +72,27 @@ class ByteFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; FormatError if the file ends before."""
-        data = os.pread(self._descriptor, length, offset)
+        data = self._pread(offset, length)
         if len(data) == length:
             return data
         parts = [data]
         have = len(data)
         while data and have < length:
-            data = os.pread(self._descriptor, length - have, offset + have)
+            data = self._pread(offset + have, length - have)
             parts.append(data)
             have += len(data)
         if have < length:
             raise _ends_early(offset, have, length)
         return b"".join(parts)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, length, offset)
+        except OSError as error:
+            raise CkptError(
+                f"{quoted(self.path)}: at byte {offset:,}: cannot be read: {error.strerror}",
+                code="file.unreadable",
+            ) from None
 
     def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
         """The bytes of a range, in order, at most `step` at a time."""

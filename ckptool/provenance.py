@@ -1,7 +1,7 @@
 """Where a written file comes from: the source's name and hash, the version, the plan.
 
-The text goes into the written file, so that it can be traced back; it is complete only once the
-whole source is hashed, which happens while the tensors are copied.
+The text goes into the written file, so that it can be traced back, also over several conversions;
+it is complete only once the whole source is hashed, which happens while the tensors are copied.
 """
 
 from __future__ import annotations
@@ -9,17 +9,46 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile, Readable
 from ckptool.planning import Plan
 from ckptool.tensors import View
 from ckptool.version import VERSION
 
+KEY = "ckptool"  # of the text in a file's metadata
+
 _NO_HASH = "0" * 64
+_MOST_EARLIER = 16
+_LONGEST_EARLIER = 1 << 20  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a file says of how it was made: by which version, from which file, by which edits.
+
+    `earlier` tells the same of that file, of the file which that was made from, and so on.
+    """
+
+    version: str
+    name: str
+    nbytes: int
+    sha256: str
+    edits: tuple[str, ...]
+    earlier: tuple[Origin, ...] = ()
+
+
+def origin(metadata: Mapping[str, str]) -> Origin | None:
+    """What the metadata of a file say of how it was made; None if nothing that makes sense."""
+    value = _parsed(metadata)
+    return None if value is None else _origin(value)
 
 
 def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
@@ -33,16 +62,30 @@ def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
     return (own, *(file for file in files.values() if isinstance(file, ByteFile)))
 
 
-def start_hashing(files: tuple[Readable, ...], pool: Executor) -> Future[dict[str, str]]:
-    """The SHA-256 of each file by its path, computed by the pool."""
-    return pool.submit(lambda: {file.path: sha256(file) for file in files})
+@contextmanager
+def hashing(files: tuple[Readable, ...]) -> Iterator[Future[dict[str, str]]]:
+    """The SHA-256 of each file by its path, computed beside the work; given up when that ends."""
+    given_up = Event()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(lambda: {file.path: sha256(file, given_up) for file in files})
+        finally:
+            given_up.set()
 
 
-def sha256(file: Readable) -> str:
-    """The SHA-256 of a whole file, in hexadecimal."""
+def sha256(file: Readable, given_up: Event | None = None) -> str:
+    """The SHA-256 of a whole file, in hexadecimal.
+
+    Raises: CkptError if the file cannot be read to its end.
+    """
     digest = hashlib.sha256()
-    for block in file.blocks(0, file.size):
-        digest.update(block)
+    try:
+        for block in file.blocks(0, file.size):
+            digest.update(block)
+            if given_up is not None and given_up.is_set():
+                break
+    except CkptError as error:
+        raise error.located(quoted(file.path)) from None
     return digest.hexdigest()
 
 
@@ -57,6 +100,9 @@ def provenance(
     value: dict[str, Any] = {"version": VERSION, "source": {}, "plan": plan.to_json()}
     if weights.aliases:
         value["aliases"] = weights.aliases
+    earlier = _earlier(checkpoint.contents.metadata)
+    if earlier:
+        value["earlier"] = earlier
 
     def text(final: bool) -> str:
         hashes = hashed.result() if final else {}
@@ -74,3 +120,37 @@ def provenance(
         return json.dumps({**value, "source": source}, separators=(",", ":"))
 
     return text
+
+
+def _earlier(metadata: Mapping[str, str]) -> list[Any]:
+    """What the source itself was made from, the latest first, as far as that is worth keeping."""
+    value = _parsed(metadata)
+    if value is None or len(metadata[KEY]) > _LONGEST_EARLIER:
+        return []
+    latest = {name: value[name] for name in ("version", "source", "plan")}
+    return [latest, *value.get("earlier", ())][:_MOST_EARLIER]
+
+
+def _parsed(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """The provenance in a file's metadata, None if there is none, or none that ckptool wrote."""
+    try:
+        value = json.loads(metadata.get(KEY, ""))
+        json.dumps(value)  # what is nested too deeply to be written is not kept either
+        for item in (value, *value.get("earlier", ())):
+            _origin(item)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    found: dict[str, Any] = value
+    return found
+
+
+def _origin(value: Mapping[str, Any]) -> Origin:
+    source = value["source"]
+    return Origin(
+        str(value["version"]),
+        str(source["name"]),
+        int(source["bytes"]),
+        str(source["sha256"]),
+        tuple(str(step["edit"]) for step in value["plan"]["steps"]),
+        tuple(_origin(item) for item in value.get("earlier", ())),
+    )

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ckptool.causes import Target
-from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
-from ckptool.errors import OutputError, quoted
-from ckptool.files import ByteFile
+from ckptool.errors import FormatError, OutputError, PlanError, listed, quoted
+from ckptool.files import Readable
 from ckptool.formats import writer_for
-from ckptool.formats.atomic import Output, refuse_target, replace_file, replace_set
+from ckptool.formats.atomic import Output, replace_file, write_set
 from ckptool.formats.payload import Payload
 from ckptool.formats.sharded_writer import index_path, shard_paths, split, write_index
+from ckptool.formats.target import refuse_existing, refuse_target
 from ckptool.planning import Plan, execute
 from ckptool.plugins import Applied
-from ckptool.provenance import provenance, source_files, start_hashing
-from ckptool.verification import prove
+from ckptool.proof import Proof, prove
+from ckptool.provenance import KEY, hashing, provenance, source_files
 
 Progress = Callable[[str, int, int], None]
 
@@ -75,42 +75,45 @@ def carry_out(
     checkpoint, plan = prepared.checkpoint, prepared.plan
     writer_for(output)
     files = source_files(checkpoint)
-    _refuse_input([file.path for file in files], output)
+    _refuse_input(files, output)
     refuse_target(output, force=force)
     weights, applied = execute(plan, checkpoint.weights)
+    if not weights.tensors:
+        raise PlanError("no tensor is left to be written", code="plan.empty")
     total = sum(tensor.nbytes for tensor in weights.tensors.values())
-    with ThreadPoolExecutor(1) as pool:
-        hashed = start_hashing(files, pool)
-        payload = Payload(
-            weights.tensors,
-            weights.versions,
-            _kept_metadata(checkpoint),
-            provenance(plan, checkpoint, weights, hashed),
-            _counter("write", total, progress),
-        )
-        counter = _counter("verify", total, progress)
-        shards = split(payload, max_shard_size) if max_shard_size else [payload]
-        if len(shards) == 1:
-            written = [output]
-            measured = _write_one(output, payload, weights, counter, force)
-        else:
-            written = [index_path(output), *shard_paths(output, len(shards))]
-            measured = _write_shards(output, shards, payload, weights, counter, force)
-        for file in files:
-            if isinstance(file, ByteFile):
+    metadata = _own_metadata(checkpoint)
+    with hashing(files) as hashed:
+        text = provenance(plan, checkpoint, weights, hashed)
+        counter = _counter("write", total, progress)
+        payload = Payload(weights.tensors, weights.versions, metadata, text, counter)
+
+        def check(path: str) -> Proof:
+            said = {**(metadata if _holds_metadata(output) else {}), KEY: text(True)}
+            proof = prove(path, weights, said, _counter("verify", total, progress))
+            for file in files:
                 file.check_unchanged()
+            return proof
+
+        try:
+            written, proof = _write(output, payload, max_shard_size, check, force)
+        except FormatError as error:
+            raise error.located(quoted(checkpoint.path)) from None
+        hashes = hashed.result()
+    notes = [note for result in applied for note in result.notes]
+    if metadata and not _holds_metadata(output):
+        notes.append(f"a torch file has no place for the source's metadata: {listed(metadata)}")
     return Result(
         checkpoint.path,
-        written[0],
+        written[-1],
         plan,
         dropped_keys(applied),
-        tuple(note for result in applied for note in result.notes),
+        tuple(notes),
         True,
         sum(map(os.path.getsize, written)),
-        hashed.result()[files[0].path],
-        measured,
+        hashes[files[0].path],
+        proof.measured,
         prepared.also_fits,
-        _fits(prepared.target, weights),
+        _fits(prepared.target, proof),
     )
 
 
@@ -119,31 +122,19 @@ def dropped_keys(applied: tuple[Applied, ...]) -> tuple[str, ...]:
     return tuple(key for result in applied for key in result.dropped)
 
 
-def _write_one(
+def _write(
     output: str,
     payload: Payload,
-    weights: WeightSet,
-    counter: Callable[[int], None],
+    max_shard_size: int | None,
+    check: Callable[[str], Proof],
     force: bool,
-) -> dict[str, dict[str, float]]:
+) -> tuple[list[str], Proof]:
+    """The paths that were written, the index last if there are several, and their proof."""
     write = writer_for(output)
-    return replace_file(
-        output,
-        lambda file: write(file, payload),
-        lambda path: prove(path, weights, counter),
-        force=force,
-    )
-
-
-def _write_shards(
-    output: str,
-    shards: list[Payload],
-    whole: Payload,
-    weights: WeightSet,
-    counter: Callable[[int], None],
-    force: bool,
-) -> dict[str, dict[str, float]]:
-    write = writer_for(output)
+    shards = [payload] if max_shard_size is None else split(payload, max_shard_size)
+    if len(shards) == 1:
+        return [output], replace_file(output, lambda file: write(file, payload), check, force=force)
+    refuse_existing([output])  # it would be read in place of the shards
     paths = shard_paths(output, len(shards))
     by_path = dict(zip(paths, shards, strict=True))
 
@@ -151,33 +142,39 @@ def _write_shards(
         if path in by_path:
             write(file, by_path[path])
         else:
-            write_index(file, paths, shards, whole)
+            write_index(file, paths, shards, payload)
 
-    names = [*paths, index_path(output)]
-    return replace_set(names, fill, lambda folder: prove(folder, weights, counter), force=force)
+    written = [*paths, index_path(output)]
+    return written, write_set(written, fill, check)
 
 
-def _refuse_input(sources: list[str], output: str) -> None:
+def _refuse_input(sources: tuple[Readable, ...], output: str) -> None:
     """The output may not be an input, by whatever name."""
     for source in sources:
-        if os.path.exists(output) and os.path.samefile(source, output):
+        if os.path.exists(output) and os.path.samefile(source.path, output):
             raise OutputError(
                 f"{quoted(output)} is the input file itself", hint="-o ANOTHER", code="output.input"
             )
 
 
-def _fits(target: Target | None, weights: WeightSet) -> bool | None:
+def _fits(target: Target | None, proof: Proof) -> bool | None:
+    """Whether what was read back fits the target: `_metadata` that is not there counts, too."""
     if target is None:
         return None
-    return compare(weights.specs, target.specs, weights.versions).fits
+    return compare(proof.weights.specs, target.specs, proof.weights.versions).fits
 
 
-def _kept_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """The source's own metadata, if it is of a safetensors file."""
+def _own_metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """The texts that the source's makers put into it, if it is of a safetensors file."""
     metadata = checkpoint.contents.metadata
-    if "safetensors" not in checkpoint.contents.format:
+    if not _holds_metadata(checkpoint.contents.format):
         return {}
-    return {key: value for key, value in metadata.items() if key not in ("ckptool", "format")}
+    return {key: value for key, value in metadata.items() if key not in (KEY, "format")}
+
+
+def _holds_metadata(name: str) -> bool:
+    """Whether the format, or the file of that name, has a place for texts."""
+    return name.endswith("safetensors")
 
 
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:
@@ -185,7 +182,7 @@ def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int
 
     def count(nbytes: int) -> None:
         nonlocal done
-        done += nbytes
+        done = min(done + nbytes, total)  # tied tensors are counted once or each, as they come
         if progress is not None:
             progress(phase, done, total)
 

@@ -29,7 +29,7 @@ LAYERS = (
     "solving",
     "planning",
     "diagnose provenance",
-    "verification",
+    "verification proof",
     "writing conversion loading inspection preflight",
     "render",
     "cli",

@@ -10,18 +10,26 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
-from ckptool.errors import OutputError, quoted
+from ckptool.errors import quoted
 from ckptool.files import BLOCK, Readable
+from ckptool.formats.target import (
+    refuse_existing,
+    refuse_target,
+    refused_by_system,
+    take_over_access,
+)
 
 _PREFIX, _SUFFIX = ".ckptool-", ".tmp"
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_COPY = 1 << 30  # bytes that one copy inside the kernel may take
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# What the kernel says where it cannot copy between these two files; a sandbox says EPERM.
+_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 T = TypeVar("T")
 
@@ -50,17 +58,23 @@ class Output:
             offset += count
 
     def copy(self, source: Readable, offset: int, length: int) -> None:
-        """Append a range of another file, inside the kernel where the file systems can."""
+        """Append a range of another file, inside the kernel where the file systems can.
+
+        Raises: FormatError if the source ends before, OSError if the system refuses.
+        """
         descriptor = getattr(source, "fileno", lambda: -1)()
         while length and descriptor >= 0:
             try:
                 count = os.copy_file_range(
-                    descriptor, self.descriptor, min(length, _COPY), offset, self.position
+                    descriptor, self.descriptor, length, offset, self.position
                 )
+            except InterruptedError:
+                continue
             except OSError as error:
-                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                break
+                if error.errno in _NO_COPY:
+                    break
+                reason = f"{error.strerror}, copying from {quoted(source.path)}"
+                raise OSError(error.errno, reason) from None
             if not count:
                 break
             offset += count
@@ -75,65 +89,57 @@ def replace_file(
 ) -> T:
     """Write a file through `fill` and give it its name once `check`, given the path, returns.
 
+    A new file has the mode that the umask leaves, a replaced one keeps its own.
+
     Raises: OutputError if the target exists and `force` is not set, or if the system refuses.
     """
     existing = refuse_target(path, force=force)
     folder = os.path.dirname(path) or "."
-    try:
+    with _system_errors(path):
         _remove_stale(folder)
-        # A new file gets the mode that the umask leaves, a replaced one keeps its own.
         with _temporary(folder, 0o666 if existing is None else 0o600) as output:
             fill(output)
             if existing is not None:
-                os.fchmod(output.descriptor, stat.S_IMODE(existing.st_mode))
+                take_over_access(output.descriptor, path)
             os.fsync(output.descriptor)
             result = check(output.path)
+            refuse_target(path, force=force)  # once more: it may be there only now
             os.rename(output.path, path)
         _sync_folder(folder)
-    except OSError as error:
-        raise _refused_by_system(path, error) from None
     return result
 
 
-def replace_set(
-    paths: Sequence[str],
-    fill: Callable[[str, Output], None],
-    check: Callable[[str], T],
-    *,
-    force: bool = False,
+def write_set(
+    paths: Sequence[str], fill: Callable[[str, Output], None], check: Callable[[str], T]
 ) -> T:
-    """Write several files of one folder through `fill`, and give them their names together.
+    """Write several new files of one folder through `fill`; the last gets its name last.
 
-    `check` is given a folder with all of them under their final names. The last file is the index
-    of the others: it is the first to go where a set is replaced and the last to come, so that no
-    reader finds a mixed set.
+    `check` is given a folder with all of them under their final names. Several files cannot be
+    replaced at once, so that none of them may exist.
 
-    Raises: OutputError, as `replace_file`.
+    Raises: OutputError if one exists, or if the system refuses.
     """
     folder = os.path.dirname(paths[0]) or "."
-    existing = [refuse_target(path, force=force) for path in paths]
-    try:
+    refuse_existing(paths)
+    with _system_errors(paths[-1]):
         _remove_stale(folder)
         with _temporary_folder(folder) as temporary:
-            for path, before in zip(paths, existing, strict=True):
+            for path in paths:
                 inside = os.path.join(temporary, os.path.basename(path))
-                descriptor = os.open(inside, _NEW, 0o666 if before is None else 0o600)
+                descriptor = os.open(inside, _NEW, 0o666)
                 try:
                     fill(path, Output(descriptor, inside))
-                    if before is not None:
-                        os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
             result = check(temporary)
-            if existing[-1] is not None:
-                os.unlink(paths[-1])
-                _sync_folder(folder)
-            for path in paths:
-                os.rename(os.path.join(temporary, os.path.basename(path)), path)
-                _sync_folder(folder)
-    except OSError as error:
-        raise _refused_by_system(paths[-1], error) from None
+            try:
+                for path in paths:
+                    _publish(os.path.join(temporary, os.path.basename(path)), path)
+                    _sync_folder(folder)
+            except BaseException:
+                _withdraw(temporary)
+                raise
     return result
 
 
@@ -145,69 +151,19 @@ def replace_text(path: str, text: str, *, force: bool = True) -> None:
     replace_file(path, lambda output: output.write(text.encode()), lambda _: None, force=force)
 
 
-def refuse_target(path: str, *, force: bool = False) -> os.stat_result | None:
-    """The status of the file that would be replaced, None if there is none.
-
-    Raises: OutputError for a target that exists (without `force`) or is no regular file.
-    """
-    try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        folder = os.path.dirname(path) or "."
-        if not os.path.isdir(folder):
-            raise OutputError(
-                f"{quoted(path)}: there is no folder {quoted(folder)}", code="output.folder"
-            ) from None
-        return None
-    except OSError as error:
-        raise OutputError(
-            f"{quoted(path)}: {os.strerror(error.errno or 0)}", code="output.system"
-        ) from None
-    if stat.S_ISLNK(status.st_mode):
-        raise OutputError(
-            f"{quoted(path)}: is a symbolic link; it would be replaced, not what it points to",
-            hint=f"-o {os.path.realpath(path)}",
-            code="output.link",
-        )
-    if not stat.S_ISREG(status.st_mode):
-        raise OutputError(f"{quoted(path)}: exists and is not a regular file", code="output.kind")
-    if not force:
-        raise OutputError(
-            f"{quoted(path)}: exists already", hint="--force replaces it", code="output.exists"
-        )
-    return status
-
-
-def _refused_by_system(path: str, error: OSError) -> OutputError:
-    reason = os.strerror(error.errno or 0)
-    return OutputError(f"{quoted(path)}: cannot be written: {reason}", code="output.system")
-
-
 @contextmanager
-def _temporary_folder(parent: str) -> Iterator[str]:
-    """A locked new folder in the parent, removed with what is left in it."""
-    path = os.path.join(parent, f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
-    os.mkdir(path, 0o700)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
+def _system_errors(path: str) -> Iterator[None]:
+    """What the system refuses, as an OutputError that names the target."""
     try:
-        yield path
-    finally:
-        _remove_folder(path)
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        raise refused_by_system(path, error) from None
 
 
 @contextmanager
 def _temporary(folder: str, mode: int) -> Iterator[Output]:
     """A locked new file in the folder, removed unless it was renamed."""
-    while True:
-        path = os.path.join(folder, f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}")
-        descriptor = os.open(path, _NEW, mode)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                break  # nobody took it for a stale one before it was locked
-        os.close(descriptor)
+    descriptor, path = _claimed(folder, lambda path: os.open(path, _NEW, mode))
     try:
         yield Output(descriptor, path)
     finally:
@@ -216,22 +172,93 @@ def _temporary(folder: str, mode: int) -> Iterator[Output]:
         os.close(descriptor)
 
 
-def _remove_stale(folder: str) -> None:
-    """Remove the temporary files of runs that are over: those that nobody holds a lock on."""
-    for name in os.listdir(folder):
-        if not (name.startswith(_PREFIX) and name.endswith(_SUFFIX)):
-            continue
-        path = os.path.join(folder, name)
+@contextmanager
+def _temporary_folder(parent: str) -> Iterator[str]:
+    """A locked new folder in the parent, removed with what is in it."""
+
+    def make(path: str) -> int:
+        os.mkdir(path, 0o700)
+        return os.open(path, _FOLDER)
+
+    descriptor, path = _claimed(parent, make)
+    try:
+        yield path
+    finally:
+        _remove_folder(path)
+        os.close(descriptor)
+
+
+def _claimed(folder: str, make: Callable[[str], int]) -> tuple[int, str]:
+    """The descriptor and the path of something new under a temporary name, locked."""
+    while True:
+        path = os.path.join(folder, f"{_PREFIX}{os.urandom(6).hex()}{_SUFFIX}")
+        descriptor = make(path)
+        # Where there are no locks, others cannot take one either, and leave it alone.
         with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-                    _remove_folder(path)
-                else:
-                    os.unlink(path)
-            finally:
-                os.close(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                return descriptor, path
+        os.close(descriptor)  # somebody took it for a stale one before it was locked
+
+
+def _remove_stale(folder: str) -> None:
+    """Remove what the user's runs that are over left: what nobody holds a lock on."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                with suppress(OSError):
+                    _remove_if_stale(os.path.join(folder, name))
+
+
+def _remove_if_stale(path: str) -> None:
+    status = os.lstat(path)
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if status.st_uid != os.geteuid() or not (is_folder or stat.S_ISREG(status.st_mode)):
+        return
+    # NFS gives an exclusive lock only on what is open to be written.
+    flags = _FOLDER if is_folder else os.O_RDWR | os.O_CLOEXEC
+    descriptor = os.open(path, flags | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_folder:
+            _withdraw(path)
+            _remove_folder(path)
+        else:
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _publish(inside: str, path: str) -> None:
+    """Give a file of a set its name, unless it is taken; the temporary name stays, too.
+
+    By both names a run that is killed in between is told from one that was done; a file system
+    without hard links cannot have that.
+    """
+    try:
+        os.link(inside, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        refuse_target(path)
+        os.rename(inside, path)
+
+
+def _withdraw(temporary: str) -> None:
+    """Take back the names that a set got, unless all of it did."""
+    parent = os.path.dirname(temporary)
+    published = {}
+    for name in os.listdir(temporary):
+        path = os.path.join(parent, name)
+        try:
+            published[path] = os.path.samefile(os.path.join(temporary, name), path)
+        except FileNotFoundError:
+            published[path] = False
+    if not all(published.values()):
+        for path in published:
+            if published[path]:
+                os.unlink(path)
 
 
 def _remove_folder(path: str) -> None:
@@ -243,8 +270,12 @@ def _remove_folder(path: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Flush the names in a folder to the disk, where its file system can."""
+    descriptor = os.open(folder, _FOLDER)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)

@@ -10,6 +10,8 @@ from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.tensors import LazyTensor, View
 
+_COPY = 1 << 26  # bytes that are copied at once, between two reports of progress
+
 
 def _nothing(count: int) -> None:
     """No progress is shown."""
@@ -39,20 +41,18 @@ def put_tensor(
     Bytes that stay as they are never pass through Python, unless their CRC is not known.
     """
     extent = tensor.extent()
-    if extent is None:
-        crc = 0
-        for chunk in tensor.chunks():
-            output.write(chunk)
-            crc = zlib.crc32(chunk, crc) if with_crc else 0
-            progress(len(chunk))
-        return crc
-    at, end = extent.offset, extent.offset + extent.nbytes
-    while at < end:
-        size = min(end - at, 1 << 26)
-        output.copy(extent.file, at, size)
-        at += size
-        progress(size)
-    return _crc(tensor) if with_crc else 0
+    if extent is not None:
+        for at in range(0, extent.nbytes, _COPY):
+            size = min(extent.nbytes - at, _COPY)
+            output.copy(extent.file, extent.offset + at, size)
+            progress(size)
+        return _crc(tensor) if with_crc else 0
+    crc = 0
+    for chunk in tensor.chunks():
+        output.write(chunk)
+        crc = zlib.crc32(chunk, crc) if with_crc else 0
+        progress(len(chunk))
+    return crc
 
 
 def storages(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
@@ -71,7 +71,9 @@ def check_keys(tensors: Mapping[str, LazyTensor]) -> None:
             key.encode("utf-8")
         except UnicodeEncodeError:
             raise UnsupportedError(
-                f"the key {quoted(key)} is not valid text", hint="--rename", code="unsupported.key"
+                f"the key {quoted(key)} is not valid text",
+                hint="--drop GLOB",
+                code="unsupported.key",
             ) from None
 
 

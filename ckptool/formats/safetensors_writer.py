@@ -12,6 +12,7 @@ from ckptool.dtypes import DTYPES
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.formats.payload import Payload, check_keys, put_tensor
+from ckptool.formats.safetensors import LARGEST_HEADER
 from ckptool.tensors import LazyTensor
 
 
@@ -52,7 +53,9 @@ def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> byt
     for key, tensor in payload.tensors.items():
         if key == "__metadata__":
             raise UnsupportedError(
-                "safetensors cannot hold a tensor called `__metadata__`", code="unsupported.key"
+                "safetensors cannot hold a tensor called `__metadata__`",
+                hint="--rename __metadata__=NEW, or -o OUT.pth",
+                code="unsupported.key",
             )
         header[key] = {
             "dtype": _code(key, tensor),
@@ -60,6 +63,12 @@ def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> byt
             "data_offsets": [offsets[key], offsets[key] + tensor.nbytes],
         }
     data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    if len(data) > LARGEST_HEADER - 8:
+        raise UnsupportedError(
+            f"the header would have {len(data):,} bytes, safetensors allows {LARGEST_HEADER:,}",
+            hint="--max-shard-size 2GB, or -o OUT.pth",
+            code="unsupported.header",
+        )
     return data + b" " * (-len(data) % 8)
 
 

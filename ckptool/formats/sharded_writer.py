@@ -39,7 +39,13 @@ def split(payload: Payload, largest: int) -> list[Payload]:
     """The tensors in shards of at most that many bytes, in order; tied ones stay together.
 
     A tensor that is larger gets a shard of its own.
+
+    Raises: PlanError for less than a byte.
     """
+    if largest < 1:
+        raise PlanError(
+            f"found {largest:,} bytes, wanted a size", hint="--max-shard-size 2GB", code="plan.size"
+        )
     numbers = storages(payload.tensors)
     groups: dict[int, dict[str, LazyTensor]] = {}
     for key, tensor in payload.tensors.items():

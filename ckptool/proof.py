@@ -1,0 +1,178 @@
+"""Proof: that a written file is what was planned, found out by reading it back from the disk.
+
+The written file is opened by the ordinary reader, and a safetensors file by the safetensors library
+as well. What no edit touched is compared byte for byte with the source file; what one did is
+checked by the edit's own `check`, from the written values back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.dtypes import BY_SAFETENSORS
+from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
+from ckptool.files import names_in
+from ckptool.formats import safetensors, torch_zip
+from ckptool.reading import read
+from ckptool.tensors import LazyTensor, TensorSpec, rechunk
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The weights as they were read back, and what the edits cost, by key, measured on them."""
+
+    weights: WeightSet
+    measured: Mapping[str, Mapping[str, float]]
+
+
+def prove(
+    path: str,
+    planned: WeightSet,
+    metadata: Mapping[str, str],
+    progress: Callable[[int], None] | None = None,
+) -> Proof:
+    """Read a written file, or a folder of shards, and compare it with what was planned.
+
+    `metadata` is what the file must say of itself. `progress` is told how many bytes were compared.
+
+    Raises: VerificationError if the file is not what was planned.
+    """
+    try:
+        written = read(path, weights=".")
+    except CkptError as error:
+        raise VerificationError(
+            f"the written file cannot be read: {error.message}", code="verification.read"
+        ) from None
+    _compare_keys(written, planned)
+    _compare_ties(written, planned)
+    for name, text in metadata.items():
+        if written.contents.metadata.get(name) != text:
+            raise VerificationError(
+                f"the written file has another {quoted(name)} in its metadata",
+                code="verification.metadata",
+            )
+    if safetensors.NAME in written.contents.format:
+        _open_with_library(path, planned.specs)
+    measured = {}
+    done: set[object] = set()
+    for key, wanted in planned.tensors.items():
+        found = written[key]
+        if (found.source, wanted) in done:
+            continue  # the same bytes under another key
+        done.add((found.source, wanted))
+        cost = _compare_values(key, found, wanted)
+        if cost is not None:
+            measured[key] = cost
+        if progress is not None:
+            progress(found.nbytes)
+    return Proof(written.weights, measured)
+
+
+def _compare_keys(written: Checkpoint, planned: WeightSet) -> None:
+    if list(written) != list(planned.tensors):
+        missing = [key for key in planned.tensors if key not in written]
+        foreign = [key for key in written if key not in planned.tensors]
+        raise VerificationError(
+            f"the written file has other keys: {listed([*missing, *foreign]) or 'in other order'}",
+            code="verification.keys",
+        )
+    for key, wanted in planned.tensors.items():
+        found = written[key]
+        if found.spec != wanted.spec:
+            raise VerificationError(
+                f"{quoted(key)}: found {found.dtype} {found.shape}, "
+                f"wanted {wanted.dtype} {wanted.shape}",
+                code="verification.spec",
+            )
+
+
+def _compare_ties(written: Checkpoint, planned: WeightSet) -> None:
+    """A torch file keeps ties and `_metadata`; elsewhere the ties stand in the provenance."""
+    if torch_zip.NAME not in written.contents.format:
+        return
+    if written.weights.aliases != planned.aliases:
+        lost = {*planned.aliases} ^ {*written.weights.aliases}
+        raise VerificationError(
+            f"the written file ties other keys: {'; '.join(listed(keys) for keys in lost)}",
+            code="verification.ties",
+        )
+    if written.contents.format == torch_zip.NAME and written.weights.versions != planned.versions:
+        raise VerificationError(
+            "the written file has other module versions in its `_metadata`",
+            code="verification.versions",
+        )
+
+
+def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[str, float] | None:
+    """What an edit says that it cost; None where no edit computed the tensor."""
+    check: Callable[..., Mapping[str, float]] | None = getattr(wanted.source, "check", None)
+    try:
+        if check is not None:
+            return dict(check(wanted.spec, found))
+        _compare_bytes(key, found, wanted)
+    except FormatError:
+        _refuse_damaged(key, found)
+        raise  # it is the source that is damaged
+    return None
+
+
+def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
+    blocks = zip(
+        rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(found.chunks(_BLOCK), _BLOCK), strict=True
+    )
+    for number, (one, other) in enumerate(blocks):
+        if one != other:
+            raise VerificationError(
+                f"{quoted(key)}: its bytes differ from the source's, from byte "
+                f"{number * _BLOCK:,} on",
+                code="verification.bytes",
+            )
+
+
+def _refuse_damaged(key: str, found: LazyTensor) -> None:
+    try:
+        for _ in found.chunks():
+            pass
+    except FormatError as error:
+        raise VerificationError(
+            f"{quoted(key)}: what was written is damaged: {error.message}",
+            code="verification.bytes",
+        ) from None
+
+
+def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
+    """Have the safetensors library read the same specs."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Any] = {}
+    try:
+        for name in _files(path):
+            with safe_open(name, framework="numpy") as file:
+                for key in file.keys():  # noqa: SIM118
+                    tensor = file.get_slice(key)
+                    dtype = BY_SAFETENSORS[tensor.get_dtype()].name
+                    found[key] = TensorSpec(dtype, tuple(tensor.get_shape()))
+    except (SafetensorError, OSError, KeyError) as error:
+        raise VerificationError(
+            f"the safetensors library does not open the written file: {error}",
+            code="verification.library",
+        ) from None
+    if found != wanted:
+        differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        raise VerificationError(
+            f"the safetensors library reads other tensors: {listed(differing)}",
+            code="verification.library",
+        )
+
+
+def _files(path: str) -> Iterable[str]:
+    """The file, or those of a folder that are shards."""
+    if not os.path.isdir(path):
+        return (path,)
+    return (os.path.join(path, name) for name in names_in(path) if not name.endswith(".json"))
