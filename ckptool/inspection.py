@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, listed
+from ckptool.provenance import Origin, origin
 from ckptool.reading import Opened, open_file
 from ckptool.statistics import TensorStatistics, measure, value_findings
 from ckptool.tensors import LazyTensor, View
@@ -20,7 +21,8 @@ class Inspection:
     """A file, its weight sets, what stands beside them, and what its user should know.
 
     `chosen` is None where several weight sets are there and none is meant for certain.
-    `statistics` are by key, empty unless they were asked for.
+    `statistics` are by key, empty unless they were asked for; `origin` is what the file says of
+    how ckptool made it.
     """
 
     file: str
@@ -32,6 +34,7 @@ class Inspection:
     globals: tuple[GlobalName, ...]
     findings: tuple[Finding, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
     statistics: Mapping[str, TensorStatistics] = field(default_factory=dict)
 
 
@@ -71,6 +74,7 @@ def inspect(
         contents.globals,
         (*contents.findings, *findings),
         contents.metadata,
+        origin(contents.metadata),
         measured,
     )
 

@@ -6,22 +6,24 @@ it is complete only once the whole source is hashed, which happens while the ten
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile, Readable
-from ckptool.planning import Plan
 from ckptool.tensors import View
 from ckptool.version import VERSION
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from ckptool.planning import Plan
 
 KEY = "ckptool"  # of the text in a file's metadata
 
@@ -65,6 +67,8 @@ def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
 @contextmanager
 def hashing(files: tuple[Readable, ...]) -> Iterator[Future[dict[str, str]]]:
     """The SHA-256 of each file by its path, computed beside the work; given up when that ends."""
+    from concurrent.futures import ThreadPoolExecutor
+
     given_up = Event()
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -78,6 +82,8 @@ def sha256(file: Readable, given_up: Event | None = None) -> str:
 
     Raises: CkptError if the file cannot be read to its end.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     try:
         for block in file.blocks(0, file.size):
@@ -136,9 +142,8 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     try:
         value = json.loads(metadata.get(KEY, ""))
         json.dumps(value)  # what is nested too deeply to be written is not kept either
-        for item in (value, *value.get("earlier", ())):
-            _origin(item)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        _origin(value)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     found: dict[str, Any] = value
     return found
@@ -152,5 +157,5 @@ def _origin(value: Mapping[str, Any]) -> Origin:
         int(source["bytes"]),
         str(source["sha256"]),
         tuple(str(step["edit"]) for step in value["plan"]["steps"]),
-        tuple(_origin(item) for item in value.get("earlier", ())),
+        tuple(_origin({**item, "earlier": ()}) for item in value.get("earlier", ())),
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import printable
+from ckptool.errors import counted, printable
 from ckptool.render.words import format_name, number, size, spec_json, spec_text, table
 
 if TYPE_CHECKING:
     from ckptool.checkpoint import WeightSet
     from ckptool.inspection import Inspection
+    from ckptool.provenance import Origin
     from ckptool.tensors import LazyTensor
 
 
@@ -37,6 +38,7 @@ def inspection_json(found: Inspection) -> dict[str, Any]:
             for key, tensor in (found.chosen.tensors if found.chosen else {}).items()
         ],
         "metadata": dict(found.metadata),
+        "made_from": _origin_json(found.origin) if found.origin else None,
     }
     if found.statistics:
         value["stats"] = [
@@ -92,9 +94,31 @@ def inspection_text(found: Inspection, *, tree: bool = False, keys: bool = False
         names = ", ".join(printable(item.name) for item in found.globals[:12])
         more = f" and {len(found.globals) - 12} more" if len(found.globals) > 12 else ""
         lines += ["", f"globals named, none of them touched: {names}{more}"]
-    if "ckptool" in found.metadata:
-        lines += ["", f"made by ckptool: {printable(found.metadata['ckptool'], 300)}"]
+    if found.origin:
+        lines += ["", *_origin_text(found.origin)]
     return "\n".join(lines)
+
+
+def _origin_json(origin: Origin) -> dict[str, Any]:
+    return {
+        "version": origin.version,
+        "name": origin.name,
+        "bytes": origin.nbytes,
+        "sha256": origin.sha256,
+        "edits": list(origin.edits),
+        "earlier": [_origin_json(item) for item in origin.earlier],
+    }
+
+
+def _origin_text(origin: Origin) -> list[str]:
+    """One line on what the file was made from, and one on what that was made from."""
+    words = f"{counted(len(origin.edits), 'step')}: {', '.join(origin.edits)}"
+    line = (
+        f"made by ckptool {origin.version} from {origin.name} (sha256 {origin.sha256}) by "
+        f"{words if origin.edits else 'copying it'}"
+    )
+    before = ", that from ".join(item.name for item in origin.earlier)
+    return [printable(line, 400), *([printable(f"that from {before}", 400)] if before else [])]
 
 
 def _set_json(item: WeightSet) -> dict[str, Any]:
