@@ -341,7 +341,7 @@ def test_a_whole_module_leaves_nothing_aside_but_its_siblings(tmp_path: Path) ->
 
 
 def test_long_and_hostile_names_stay_on_one_line(tmp_path: Path) -> None:
-    name = "line\nbreak\x1b[31m" + "x" * 5_000
+    name = "line\nbreak\x1b[31m" + "x" * 700
     torch.save({name: A, "other": B}, tmp_path / "x.pth")
     with pytest.raises(WeightsError) as caught:
         read(tmp_path / "x.pth")

@@ -51,7 +51,7 @@ def test_a_closed_file_is_not_read(path: Path) -> None:
     file = ByteFile(path)
     file.close()
     file.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
+    with pytest.raises(CkptError, match="at byte 0: cannot be read: Bad file descriptor"):
         file.read(0, 1)
 
 
