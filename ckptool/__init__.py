@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ckptool.identification import identify
     from ckptool.inspection import inspect
     from ckptool.loading import load_into
-    from ckptool.planning import Plan
+    from ckptool.plans import Plan
     from ckptool.reading import read
     from ckptool.tensors import LazyTensor, TensorSpec
     from ckptool.verification import verify
@@ -46,7 +46,7 @@ _HOMES = {
     "LossError": "errors",
     "NotACheckpointError": "errors",
     "OutputError": "errors",
-    "Plan": "planning",
+    "Plan": "plans",
     "PlanError": "errors",
     "Result": "writing",
     "TensorSpec": "tensors",

@@ -239,7 +239,8 @@ def convert(
     """
     from ckptool.conversion import default_output, prepare
     from ckptool.formats.sharded_writer import parse_size
-    from ckptool.planning import Options, read_plan
+    from ckptool.planning import Options
+    from ckptool.plans import read_plan
     from ckptool.render.convert import plan_text, result_json, result_text
     from ckptool.writing import carry_out
 

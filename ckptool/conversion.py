@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields, replace
 from typing import Any
 
-from ckptool.architectures import find, lookalikes
+from ckptool.architectures import find, frozen, lookalikes
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
-from ckptool.diagnose import target_of
 from ckptool.dtypes import SHORT
-from ckptool.errors import PlanError, listed
+from ckptool.errors import PlanError, listed, quoted
 from ckptool.formats.sharded_writer import parse_size
 from ckptool.identification import candidates
-from ckptool.planning import Options, Plan, aim, execute, make_plan
+from ckptool.planning import Options, aim, architecture_of, asked_for, make_plan, with_channels
+from ckptool.plans import Plan, carried_out, execute, made
 from ckptool.reading import read
 from ckptool.writing import Prepared, Progress, Result, carry_out
 
@@ -92,19 +93,72 @@ def prepare(
 
     Raises: CkptError.
     """
+    options = options or Options()
+    _refuse_contradictions(arch, like, plan, options)
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
     if plan is not None:
         execute(plan, opened.weights)
-        return Prepared(opened, plan, _planned_target(plan))
-    options = options or Options()
+        # Counts and grades as they are, not as the file of the plan says.
+        again = made(opened.weights, plan.steps)
+        return Prepared(opened, replace(plan, steps=again.steps), _planned_target(plan))
     if like is not None:
-        target = target_of(None, like, None)
-        return Prepared(opened, make_plan(opened.weights, target, options), target)
+        return _alike(opened, like, options)
     if arch is not None:
-        target = aim(opened.weights, find(arch), options.num_classes)
-        made = make_plan(opened.weights, target, options)
-        return Prepared(opened, made, target, lookalikes(find(arch)))
+        architecture = find(arch)
+        named, _ = carried_out(asked_for(options), opened.weights)
+        target = aim(named, architecture, options)
+        found = make_plan(opened.weights, target, options)
+        return Prepared(opened, found, target, lookalikes(architecture))
     return _identified(opened, options)
+
+
+def _refuse_contradictions(
+    arch: str | None,
+    like: str | os.PathLike[str] | Checkpoint | None,
+    plan: Plan | None,
+    options: Options,
+) -> None:
+    """Refuse two targets, and a plan beside what the plan says already."""
+    if arch is not None and like is not None:
+        raise PlanError(
+            "an architecture and another checkpoint are two targets",
+            hint="either --arch ARCH or --like FILE2",
+            code="plan.options",
+        )
+    if plan is None:
+        return
+    asked = [f.name for f in fields(options) if getattr(options, f.name) != f.default]
+    asked += [name for name, value in (("arch", arch), ("like", like)) if value is not None]
+    if asked:
+        named = " ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise PlanError(
+            f"a stored plan says everything itself: it cannot be combined with {quoted(named)}",
+            hint="--plan alone, or the options alone",
+            code="plan.options",
+        )
+
+
+def _alike(
+    opened: Checkpoint, like: str | os.PathLike[str] | Checkpoint, options: Options
+) -> Prepared:
+    """The plan that makes the file like another one.
+
+    Raises: PlanError if the class count that is asked for is not the other's.
+    """
+    other = like if isinstance(like, Checkpoint) else read(like)
+    architecture = architecture_of(other.weights)
+    count = architecture.num_classes if architecture else None
+    if options.num_classes is not None and options.num_classes != count:
+        has = "has no class count that is known" if count is None else f"has {count:,} classes"
+        raise PlanError(
+            f"{quoted(other.path)} {has}, {options.num_classes:,} are asked for",
+            hint="--arch ARCH instead of --like",
+            code="plan.options",
+        )
+    target = Target(other.path, other.weights.specs, count, architecture)
+    target = with_channels(target, options.in_chans)
+    found = make_plan(opened.weights, target, options)
+    return Prepared(opened, replace(found, arch=None, like=other.path), target)
 
 
 def _identified(opened: Checkpoint, options: Options) -> Prepared:
@@ -112,13 +166,17 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
 
     Raises: PlanError if an architecture is needed and several fit, or none does.
     """
-    fitting = [candidate.arch for candidate in candidates(opened.weights) if candidate.fits]
-    targets = {name: aim(opened.weights, find(name), options.num_classes) for name in fitting}
-    plans = {name: make_plan(opened.weights, targets[name], options) for name in fitting}
+    named, _ = carried_out(asked_for(options), opened.weights)
+    known = candidates(named)
+    fitting = [candidate.arch for candidate in known if candidate.fits]
+    targets = {name: aim(named, find(name), options) for name in fitting}
+    uncast = replace(options, dtype=None, on_overflow="error", keep_fp32=())
+    plans = {name: make_plan(opened.weights, targets[name], uncast) for name in fitting}
     if len({json.dumps(plan.to_json()["steps"]) for plan in plans.values()}) == 1:
         first, *others = fitting
-        return Prepared(opened, plans[first], targets[first], tuple(others))
-    if options.num_classes is None and options.in_chans is None:
+        found = make_plan(opened.weights, targets[first], options)
+        return Prepared(opened, found, targets[first], tuple(others))
+    if not options.need_architecture:
         return Prepared(opened, make_plan(opened.weights, None, options), None, tuple(fitting))
     if fitting:
         raise PlanError(
@@ -126,28 +184,36 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
             hint=f"--arch {fitting[0]}",
             code="plan.ambiguous",
         )
+    near = [candidate.arch for candidate in known]
     raise PlanError(
         "the file fits no architecture that ckptool knows, and only one tells which tensors "
         "depend on the class count",
-        hint="--arch NAME; `ckptool identify` shows what comes near",
+        hint=f"--arch NAME; the nearest are {listed(near, 3)}" if near else "--arch NAME",
         code="plan.architecture",
     )
 
 
 def _planned_target(plan: Plan) -> Target | None:
-    """The target of a stored plan, as far as it names one."""
-    if plan.arch is None:
+    """The target of a stored plan, if it names a built-in architecture.
+
+    No other is looked up: a plan is a file from elsewhere, and must not name code to be run.
+    """
+    architecture = frozen.find(plan.arch) if plan.arch else None
+    if architecture is None:
         return None
-    architecture = find(plan.arch)
     specs = architecture.manifest(plan.num_classes)
-    return Target(plan.arch, specs, plan.num_classes, architecture)
+    target = Target(architecture.name, specs, plan.num_classes, architecture)
+    for step in plan.steps:
+        if step.edit == "channels":
+            target = with_channels(target, step.options["to"])
+    return target
 
 
 def default_output(prepared: Prepared) -> str:
     """The path beside the input whose name says what was done: `weights.fp32.c20.safetensors`."""
     plan = prepared.plan
     stem = os.path.splitext(prepared.checkpoint.path)[0].removesuffix(".index")
-    words = [] if plan.dtype is None else [SHORT[plan.dtype]]
+    words = [SHORT[plan.dtype]] if plan.dtype in SHORT else []
     if any(step.edit == "heads" for step in plan.steps):
         words.append(f"c{plan.num_classes}")
     return ".".join([stem, *(words or ["converted"]), "safetensors"])

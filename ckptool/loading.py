@@ -15,7 +15,8 @@ from ckptool.compare import compare
 from ckptool.dtypes import DTYPES
 from ckptool.errors import PlanError, quoted
 from ckptool.identification import DERIVED, candidates, is_named, without_segments
-from ckptool.planning import Options, Plan, execute, make_plan
+from ckptool.planning import Options, make_plan
+from ckptool.plans import Plan, execute
 from ckptool.plugins.cast import widens
 from ckptool.reading import read
 from ckptool.tensors import Inline, LazyTensor, TensorSpec

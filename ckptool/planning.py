@@ -1,69 +1,38 @@
-"""From a checkpoint, a target and options to a plan, and from a plan to edited weights.
-
-The plan is the work: what `--dry-run` prints is what `convert` runs, and a stored plan is run by
-the same function.
-"""
+"""From weights, a target and options to a plan."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
 from ckptool.checkpoint import WeightSet
-from ckptool.dtypes import cast_target
+from ckptool.dtypes import DTYPES, cast_target
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.files import ByteFile
-from ckptool.identification import DERIVED, is_named
+from ckptool.identification import DERIVED, candidates, is_named, without_segments
 from ckptool.labels import class_map
-from ckptool.plugins import Applied, edit
+from ckptool.plans import Plan, Step, carried_out, made
+from ckptool.plugins.cast import OVERFLOWS, too_large, widens
+from ckptool.plugins.heads import options_for
 from ckptool.rules import user_rule
 from ckptool.solving import solve
 
-VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One edit with its options; `keys` is how many keys it touches, `grade` what it costs."""
-
-    edit: str
-    options: Mapping[str, Any]
-    keys: int = 0
-    grade: str = "exact"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """An ordered list of edits, bound to weights of one signature."""
-
-    signature: str
-    steps: tuple[Step, ...]
-    arch: str | None = None
-    num_classes: int | None = None
-    dtype: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return {
-            "version": VERSION,
-            "signature": self.signature,
-            "target": {"arch": self.arch, "num_classes": self.num_classes, "dtype": self.dtype},
-            "steps": [
-                {"edit": s.edit, "options": dict(s.options), "keys": s.keys, "class": s.grade}
-                for s in self.steps
-            ],
-        }
+_MOST_BYTES = 1 << 26  # of a mapping file
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a user may ask of a conversion, as `ckptool convert` names it."""
+    """What a user may ask of a conversion, as `ckptool convert` names it.
+
+    `keep` and `drop` are globs of the file's own keys; what the prefixes and `rename` name is what
+    is left after them, `keep_fp32` the output's keys. A `rename` is `OLD=NEW` or `@FILE`.
+    """
 
     dtype: str | None = None
     num_classes: int | None = None
@@ -78,42 +47,73 @@ class Options:
     keep_fp32: tuple[str, ...] = ()
     seed: int = 0
 
+    @property
+    def need_architecture(self) -> bool:
+        """Whether only an architecture tells which tensors they are about."""
+        return any(x is not None for x in (self.num_classes, self.class_map, self.in_chans))
 
-def aim(weights: WeightSet, architecture: Architecture, num_classes: int | None) -> Target:
+
+def aim(weights: WeightSet, architecture: Architecture, options: Options) -> Target:
     """The architecture as a target, with the file's own class count if none is asked for.
 
     Raises: ArchitectureError if it cannot have that many classes.
     """
-    default = Target(architecture.name, architecture.specs, architecture.num_classes, architecture)
-    if num_classes is None and architecture.axes:
-        causes = solve(weights, default).causes
-        counts = [cause.options["from"] for cause in causes if cause.code == "class-count"]
-        num_classes = counts[0] if counts else None
-    if num_classes is None or num_classes == architecture.num_classes:
-        return default
-    specs = architecture.manifest(num_classes)
-    return Target(architecture.name, specs, num_classes, architecture)
+    count, own = options.num_classes, architecture.num_classes
+    target = Target(architecture.name, architecture.specs, own, architecture)
+    if count is None and architecture.axes:
+        causes = solve(weights, with_channels(target, options.in_chans)).causes
+        found = [cause.options.get("from") for cause in causes if cause.code == "class-count"]
+        count = found[0] if found else None
+    if count is not None and count != own:
+        target = replace(target, specs=architecture.manifest(count), num_classes=count)
+    return with_channels(target, options.in_chans)
+
+
+def architecture_of(weights: WeightSet) -> Architecture | None:
+    """The architecture that the weights fit, under their own keys and with their class count.
+
+    The first one if several do; None if none does.
+    """
+    found = next((candidate for candidate in candidates(weights) if candidate.fits), None)
+    architecture = frozen.find(found.arch) if found else None
+    if found is None or architecture is None:
+        return None
+    own = {without_segments(key).removeprefix(found.prefix): key for key in weights.tensors}
+    return replace(
+        architecture,
+        num_classes=found.num_classes,
+        specs=weights.specs,
+        axes={own[key]: axis for key, axis in architecture.axes.items()},
+        layouts={own[key]: layout for key, layout in architecture.layouts.items()},
+        aliases=(),
+        derived=tuple(key for key in weights.tensors if is_named(key, DERIVED)),
+    )
 
 
 def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Plan:
     """The steps that the options ask for and, with a target, those that its diff asks for.
 
-    Raises: PlanError if the result would not fit the target.
+    Raises: PlanError if the result would not fit the target, or for options that make no sense.
     """
-    steps = _asked_for(options)
-    asked, _ = execute(made(weights, steps), weights)
-    if target is not None and options.in_chans is not None:
-        target = _with_channels(target, options.in_chans)
+    _check(options)
+    steps = asked_for(options)
+    asked, _ = carried_out(steps, weights)
+    # What widens comes first, so that the edits compute with the wider type; what narrows last.
+    first = options.dtype is not None and not options.keep_fp32 and _all_widen(asked, options.dtype)
+    if first:
+        steps.append(_cast(options, target, asked))
+        asked, _ = carried_out(steps[-1:], asked)
     if target is not None:
         steps += _towards(asked, target, options)
-    elif options.num_classes is not None:
+    elif options.need_architecture:
         raise PlanError(
-            "which tensors depend on the class count, only an architecture tells",
+            "which tensors the class count or the input channels are about, only an architecture "
+            "tells",
             hint="--arch NAME",
             code="plan.architecture",
         )
-    if options.dtype is not None:
-        edited, _ = execute(made(weights, steps), weights)
+    if options.dtype is not None and not first:
+        edited, _ = carried_out(steps, weights)
         steps.append(_cast(options, target, edited))
     count = options.num_classes
     if target is not None and count is None:
@@ -123,33 +123,87 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     return made(weights, steps, arch=name, num_classes=count, dtype=dtype)
 
 
-def _asked_for(options: Options) -> list[Step]:
-    """The steps of the options that name keys."""
+def asked_for(options: Options) -> list[Step]:
+    """The steps of the options that name keys: what is left out first, then the names.
+
+    Raises: PlanError for a rule or a mapping file that is none.
+    """
     steps = []
+    if options.keep:
+        steps.append(Step("drop", {"keep": list(options.keep)}))
+    if options.drop:
+        steps.append(Step("drop", {"drop": list(options.drop)}))
     if options.strip_prefix:
         steps.append(Step("rename", {"strip": options.strip_prefix}))
     if options.add_prefix:
         steps.append(Step("rename", {"add": options.add_prefix}))
-    if options.rename:
-        rules = [user_rule(text) for text in options.rename]
+    steps += [
+        Step("rename", {"map": _names_in(text[1:])})
+        for text in options.rename
+        if text.startswith("@")
+    ]
+    rules = [user_rule(text) for text in options.rename if not text.startswith("@")]
+    if rules:
         steps.append(Step("rename", {"rules": [[rule.old, rule.new] for rule in rules]}))
-    if options.drop:
-        steps.append(Step("drop", {"drop": list(options.drop)}))
-    if options.keep:
-        steps.append(Step("drop", {"keep": list(options.keep)}))
     return steps
+
+
+def with_channels(target: Target, channels: int | None) -> Target:
+    """The target with another number of input channels in its first convolution, its own if None.
+
+    Raises: PlanError if it has none.
+    """
+    if channels is None:
+        return target
+    key = stem(target.specs)
+    if key is None:
+        raise PlanError(f"{quoted(target.name)} has no convolution", code="plan.channels")
+    shape = target.specs[key].shape
+    spec = replace(target.specs[key], shape=(shape[0], channels, *shape[2:]))
+    return replace(target, specs={**target.specs, key: spec})
+
+
+def _check(options: Options) -> None:
+    """Refuse options that nobody can mean."""
+    for name, value in (("num_classes", options.num_classes), ("in_chans", options.in_chans)):
+        if value is not None and value < 1:
+            raise PlanError(f"found {name} {value}, wanted at least 1", code="plan.options")
+    if options.seed < 0:
+        raise PlanError(f"found seed {options.seed}, wanted 0 or more", code="plan.options")
+    if options.on_overflow not in OVERFLOWS:
+        raise PlanError(
+            f"found on_overflow {quoted(options.on_overflow)}, wanted one of {listed(OVERFLOWS)}",
+            code="plan.options",
+        )
+    if options.dtype is None and (options.keep_fp32 or options.on_overflow != "error"):
+        raise PlanError(
+            "what to do with values that a dtype cannot hold makes no sense without a dtype",
+            hint="--dtype fp16",
+            code="plan.options",
+        )
+
+
+def _names_in(path: str) -> dict[str, str]:
+    """The old and new names in a JSON file."""
+    file = ByteFile(path)
+    try:
+        names = json.loads(file.read(0, min(file.size, _MOST_BYTES)))
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{quoted(path)}: not JSON: {error}", code="plan.map") from None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise PlanError(
+            f"{quoted(path)}: not a mapping of old to new names, such as "
+            '{"neek.conv1.weight": "neck.conv1.weight"}',
+            code="plan.map",
+        )
+    return names
 
 
 def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]:
     """The steps that make the weights fit the target."""
     solved = solve(weights, target)
-    steps = []
-    for cause in solved.causes:
-        if cause.edit is None:
-            raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
-        if not cause.automatic and not _allowed(cause, options):
-            raise PlanError(cause.summary, hint=cause.fix, code=f"plan.{cause.code}")
-        steps.append(Step(cause.edit, _mapped(cause, options)))
+    _refuse_obstacles(solved.causes, options)
+    steps = [Step(str(cause.edit), _mapped(cause, options)) for cause in solved.causes]
     if not solved.after.fits:
         left = [entry.key for entry in solved.after.entries if entry.kind != "dtype"]
         raise PlanError(
@@ -158,7 +212,21 @@ def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]
             hint="ckptool diff shows them all",
             code="plan.unexplained",
         )
+    if options.class_map is not None and not any(step.edit == "heads" for step in steps):
+        steps += _reordered(target, options)
     return steps
+
+
+def _refuse_obstacles(causes: Sequence[Cause], options: Options) -> None:
+    """Raise for the first cause that no edit removes, or that needs an option which is not given.
+
+    The hint has the options for all of them.
+    """
+    stuck = [cause for cause in causes if cause.edit is None]
+    unasked = [cause for cause in causes if not cause.automatic and not _allowed(cause, options)]
+    for cause in (stuck or unasked)[:1]:
+        hint = cause.fix if stuck else " ".join(c.fix for c in unasked if c.fix)
+        raise PlanError(cause.summary, hint=hint or None, code=f"plan.{cause.code}")
 
 
 def _mapped(cause: Cause, options: Options) -> Mapping[str, Any]:
@@ -172,6 +240,23 @@ def _mapped(cause: Cause, options: Options) -> Mapping[str, Any]:
     return {**cause.options, **chosen}
 
 
+def _reordered(target: Target, options: Options) -> list[Step]:
+    """The step of a class map between two label sets of one size; none if every class stays."""
+    architecture, count = target.architecture, target.num_classes
+    wanted = options_for(architecture, count, count) if architecture and count else None
+    if wanted is None:
+        raise PlanError(
+            f"which rows of {quoted(target.name)} belong to which class is not known",
+            code="plan.class-map",
+        )
+    names = len(wanted["map"])
+    mapped = class_map(options.class_map, names, names)
+    if mapped.rows == tuple(range(names)):
+        return []
+    chosen = {"map": list(mapped.rows), "fresh": list(mapped.fresh), "seed": options.seed}
+    return [Step("heads", {**wanted, **chosen})]
+
+
 def _allowed(cause: Cause, options: Options) -> bool:
     """Whether an option asks for an edit that does not preserve the function."""
     return (cause.code == "class-count" and options.num_classes is not None) or (
@@ -179,14 +264,11 @@ def _allowed(cause: Cause, options: Options) -> bool:
     )
 
 
-def _with_channels(target: Target, channels: int) -> Target:
-    """The target with another number of input channels in its first convolution."""
-    key = stem(target.specs)
-    if key is None:
-        raise PlanError(f"{quoted(target.name)} has no convolution", code="plan.channels")
-    shape = target.specs[key].shape
-    spec = replace(target.specs[key], shape=(shape[0], channels, *shape[2:]))
-    return replace(target, specs={**target.specs, key: spec})
+def _all_widen(weights: WeightSet, dtype: str) -> bool:
+    """Whether every floating tensor is of the type, or of one that it holds completely."""
+    target = cast_target(dtype)
+    found = {tensor.dtype for tensor in weights.tensors.values()}
+    return all(widens(each, target) for each in found if DTYPES[each].kind == "f")
 
 
 def _cast(options: Options, target: Target | None, weights: WeightSet) -> Step:
@@ -198,65 +280,6 @@ def _cast(options: Options, target: Target | None, weights: WeightSet) -> Step:
         values["keep_fp32"] = list(options.keep_fp32)
     if derived:
         values["except"] = derived
+    if options.on_overflow == "keep-fp32":
+        values["large"] = too_large(weights, values)
     return Step("cast", values)
-
-
-def signature(weights: WeightSet) -> str:
-    """A digest of keys, shapes and dtypes: a plan fits every file that has the same."""
-    lines = (
-        f"{key}\t{tensor.dtype}\t{','.join(map(str, tensor.shape))}\n"
-        for key, tensor in weights.tensors.items()
-    )
-    return "sha256:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def execute(plan: Plan, weights: WeightSet) -> tuple[WeightSet, tuple[Applied, ...]]:
-    """The weights after all steps, lazily, and what each step did.
-
-    Raises: PlanError if the plan was made for weights with another signature.
-    """
-    found = signature(weights)
-    if found != plan.signature:
-        raise PlanError(
-            f"the plan was made for other weights: found {found[:19]}…, "
-            f"wanted {plan.signature[:19]}…",
-            hint="ckptool plan makes one for this file",
-            code="plan.signature",
-        )
-    results = []
-    for step in plan.steps:
-        result = edit(step.edit).apply(weights, step.options)
-        weights = result.weights
-        results.append(result)
-    return weights, tuple(results)
-
-
-def made(weights: WeightSet, steps: Sequence[Step], **target: Any) -> Plan:
-    """The plan of some steps for some weights, with the number of keys and the grade of each."""
-    first = weights
-    counted = []
-    for step in steps:
-        result = edit(step.edit).apply(weights, step.options)
-        weights = result.weights
-        touched = len(result.keys) + len(result.dropped)
-        counted.append(replace(step, keys=touched, grade=result.grade))
-    return Plan(signature(first), tuple(counted), **target)
-
-
-def read_plan(path: str) -> Plan:
-    """The plan that a file holds; PlanError unless it holds one."""
-    file = ByteFile(path)
-    try:
-        value = json.loads(file.read(0, file.size))
-        target = value["target"]
-        steps = tuple(
-            Step(str(s["edit"]), dict(s["options"]), int(s["keys"]), str(s["class"]))
-            for s in value["steps"]
-        )
-        version, bound = value["version"], str(value["signature"])
-        plan = Plan(bound, steps, target["arch"], target["num_classes"], target["dtype"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise PlanError(f"not a plan: {quoted(str(error))}", code="plan.format") from None
-    if version != VERSION:
-        raise PlanError(f"found plan version {version}, wanted {VERSION}", code="plan.version")
-    return plan

@@ -23,7 +23,7 @@ from ckptool.version import VERSION
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from ckptool.planning import Plan
+    from ckptool.plans import Plan
 
 KEY = "ckptool"  # of the text in a file's metadata
 

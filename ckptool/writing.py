@@ -16,7 +16,7 @@ from ckptool.formats.atomic import Output, replace_file, write_set
 from ckptool.formats.payload import Payload
 from ckptool.formats.sharded_writer import index_path, shard_paths, split, write_index
 from ckptool.formats.target import refuse_existing, refuse_target
-from ckptool.planning import Plan, execute
+from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
 from ckptool.proof import Proof, prove
 from ckptool.provenance import KEY, hashing, provenance, source_files

@@ -1,8 +1,9 @@
 """Cast floating tensors to another floating type; everything else is left as it is.
 
 Options: `dtype`; `overflow` (`error`, `keep-fp32` or `clamp`: what happens to finite values that
-the new type cannot hold); `keep_fp32` (globs of keys that stay float32); `except` (keys that are
-never cast: buffers that the architecture derives); `only` (keys: no others are cast).
+the new type cannot hold); `large` (with `keep-fp32`: the keys that stay float32 because of it);
+`keep_fp32` (globs of keys that stay float32); `except` (keys that are never cast: buffers that the
+architecture derives); `only` (keys: no others are cast).
 
 The values are torch's own: from float64 to a 16-bit type they are rounded to float32 on the way.
 """
@@ -49,42 +50,44 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
             code="plan.options",
         )
     # Whatever names one of two tied keys means both: they are one tensor.
-    kept = _named(weights, matching(list(weights.tensors), options.get("keep_fp32", ())))
+    kept = _named(weights, matching(weights.tensors, options.get("keep_fp32", ())))
+    kept |= _named(weights, options.get("large", ()))
     untouched = _named(weights, options.get("except", ()))
-    chosen = _named(weights, options.get("only", weights.tensors))
-    large: set[LazyTensor] = set()
+    chosen = _named(weights, options["only"]) if "only" in options else None
     made: dict[LazyTensor, LazyTensor] = {}
-    for tensor in chosen - untouched:
+    keys = []
+    for key, tensor in weights.tensors.items():
         wanted = "float32" if tensor in kept else target
-        if DTYPES[tensor.dtype].kind != "f" or tensor.dtype == wanted:
+        if DTYPES[tensor.dtype].kind != "f" or tensor.dtype == wanted or tensor in untouched:
             continue
-        if overflow == "keep-fp32" and _overflows(tensor, wanted):
-            large.add(tensor)
-            wanted = "float32"
-        if tensor.dtype != wanted:
-            source = Cast(_key(weights, tensor), tensor, overflow)
-            made[tensor] = LazyTensor(TensorSpec(wanted, tensor.shape), source)
+        if chosen is None or tensor in chosen:
+            source = Cast(key, tensor, overflow)
+            made.setdefault(tensor, LazyTensor(TensorSpec(wanted, tensor.shape), source))
+            keys.append(key)
     tensors = {key: made.get(tensor, tensor) for key, tensor in weights.tensors.items()}
-    keys = tuple(key for key, tensor in weights.tensors.items() if tensor in made)
     exact = all(widens(old.dtype, new.dtype) for old, new in made.items())
-    stay = [key for key, tensor in weights.tensors.items() if tensor in large]
+    stay = options.get("large", ())
     notes = (f"{listed(stay)} stay float32: values too large for {target}",) if stay else ()
     grade = EXACT if exact else LOSSY
-    return Applied(replace(weights, tensors=tensors), grade, keys, notes=notes)
+    return Applied(replace(weights, tensors=tensors), grade, tuple(keys), notes=notes)
 
 
 def describe(options: Mapping[str, Any]) -> str:
     """`to float16, clamped to its range; *.bias stay float32`."""
     clamped = {"clamp": ", clamped to its range"}.get(options.get("overflow", ""), "")
-    large = ", what is too large stays float32" if options.get("overflow") == "keep-fp32" else ""
     only = f", {len(options['only']):,} keys" if "only" in options else ""
-    kept = options.get("keep_fp32", ())
-    rest = f"; {listed(kept, 3)} stay float32" if kept else ""
+    kept = [*options.get("keep_fp32", ()), *options.get("large", ())]
+    rest = f"; {listed(kept, 3)} stay{'s' * (len(kept) == 1)} float32" if kept else ""
     derived = options.get("except", ())
-    return (
-        f"to {options['dtype']}{only}{clamped}{large}{rest}"
-        f"{f'; {listed(derived, 2)} as before' if derived else ''}"
-    )
+    same = f"; {listed(derived, 2)} as before" if derived else ""
+    return f"to {options['dtype']}{only}{clamped}{rest}{same}"
+
+
+def too_large(weights: WeightSet, options: Mapping[str, Any]) -> list[str]:
+    """The keys that a cast with these options would make infinite somewhere; reads all values."""
+    result = apply(weights, {**options, "overflow": "error", "large": ()})
+    found = {tensor for tensor in result.weights.tensors.values() if _overflows(tensor)}
+    return [key for key, tensor in result.weights.tensors.items() if tensor in found]
 
 
 def widens(found: str, wanted: str) -> bool:
@@ -100,12 +103,8 @@ def widens(found: str, wanted: str) -> bool:
     )
 
 
-def _named(weights: WeightSet, keys: Sequence[str] | Mapping[str, Any]) -> set[LazyTensor]:
+def _named(weights: WeightSet, keys: Sequence[str]) -> set[LazyTensor]:
     return {weights.tensors[key] for key in keys if key in weights.tensors}
-
-
-def _key(weights: WeightSet, wanted: LazyTensor) -> str:
-    return next(key for key, tensor in weights.tensors.items() if tensor is wanted)
 
 
 def _converted(values: Any, dtype: str) -> Any:
@@ -118,16 +117,15 @@ def _converted(values: Any, dtype: str) -> Any:
         return values.astype(numpy_dtype(dtype))
 
 
-def _overflows(tensor: LazyTensor, wanted: str) -> bool:
-    """Whether a finite value of the tensor is too large for the type; reads the whole tensor."""
-    import numpy
-
-    if widens(tensor.dtype, wanted):
+def _overflows(tensor: LazyTensor) -> bool:
+    """Whether a tensor is a cast one that a finite value is too large for."""
+    if not isinstance(tensor.source, Cast):
         return False
-    for chunk in tensor.chunks():
-        values = numpy.frombuffer(chunk, numpy_dtype(tensor.dtype))
-        if (numpy.isinf(_converted(values, wanted)) & numpy.isfinite(values)).any():
-            return True
+    try:
+        for _ in tensor.chunks():
+            pass
+    except LossError:
+        return True
     return False
 
 

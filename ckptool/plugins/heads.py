@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ckptool.architectures.spec import RowLayout
+from ckptool.architectures.spec import Architecture, RowLayout
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
 from ckptool.errors import PlanError, VerificationError, listed, quoted
@@ -81,6 +81,23 @@ def describe(options: Mapping[str, Any]) -> str:
     fresh = len(options["map"]) - kept
     new = f", {fresh:,} newly initialised (seed {options.get('seed', 0)})" if fresh else ""
     return f"{options['from']:,} classes to {options['to']:,}: {kept:,} kept{new}"
+
+
+def options_for(architecture: Architecture, found: int, wanted: int) -> dict[str, Any] | None:
+    """The options for a class count, with no class kept; None if a row layout is not known."""
+    axes, layouts = architecture.axes, architecture.layouts
+    if not axes or axes.keys() - layouts.keys():
+        return None
+    background = any(layout.counted and layout.background for layout in layouts.values())
+    return {
+        "from": found,
+        "to": wanted,
+        "map": [None] * (wanted - background),
+        "seed": 0,
+        "tensors": {
+            key: {"axis": axis.axis, "layout": asdict(layouts[key])} for key, axis in axes.items()
+        },
+    }
 
 
 def picked_rows(

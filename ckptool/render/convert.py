@@ -9,7 +9,7 @@ from ckptool.grouping import group
 from ckptool.render.words import number, size, table
 
 if TYPE_CHECKING:
-    from ckptool.planning import Plan
+    from ckptool.plans import Plan
     from ckptool.writing import Result
 
 
