@@ -270,12 +270,13 @@ def _remove_folder(path: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    """Flush the names in a folder to the disk, where its file system can."""
-    descriptor = os.open(folder, _FOLDER)
+    """Flush the names in a folder to the disk, where its file system and its mode allow it."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, _FOLDER)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES):
             raise
-    finally:
-        os.close(descriptor)
