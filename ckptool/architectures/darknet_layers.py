@@ -259,10 +259,6 @@ def _pool(place: _Place) -> Layer:
     return place.layer(shape, size=size, stride=stride, padding=padding)
 
 
-def _average(place: _Place) -> Layer:
-    return place.layer((place.input[0], 1, 1))
-
-
 def _upsample(place: _Place) -> Layer:
     if place.section.decimal("scale", 1.0) != 1.0:
         raise place.section.refused("has `scale`, which ckptool does not support")
@@ -278,10 +274,6 @@ def _reorg(place: _Place) -> Layer:
     if height % stride or width % stride or channels % stride**2:
         raise place.section.refused(f"cannot cut a map of {_map(place.input)} by {stride}")
     return place.layer((channels * stride**2, height // stride, width // stride), stride=stride)
-
-
-def _dropout(place: _Place) -> Layer:
-    return place.layer(place.input)
 
 
 def _route(place: _Place) -> Layer:
@@ -390,12 +382,12 @@ def _map(shape: Shape) -> str:
 _READERS: Mapping[str, Callable[[_Place], Layer]] = {
     "convolutional": _convolutional,
     "maxpool": _pool,
-    "avgpool": _average,
+    "avgpool": lambda place: place.layer((place.input[0], 1, 1)),
     "local_avgpool": _pool,
     "upsample": _upsample,
     "reorg": _reorg,
     "reorg3d": _reorg,
-    "dropout": _dropout,
+    "dropout": lambda place: place.layer(place.input),
     "route": _route,
     "shortcut": _shortcut,
     "sam": _gate,
