@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
+from ckptool.errors import FormatError
 from ckptool.tensors import LazyTensor, TensorSpec
 
 
@@ -45,10 +46,37 @@ class Tree(Protocol):
 
 def is_tree(value: Value) -> TypeGuard[Tree]:
     """Whether a value has children."""
-    return hasattr(value, "identity")
+    return not isinstance(value, _LEAVES)
 
 
+_LEAVES = (type(None), bool, int, float, str, bytes, LazyTensor, Refused)
 Value = None | bool | int | float | str | bytes | LazyTensor | Refused | Tree
+
+
+class Budget:
+    """How much of a file may still be walked.
+
+    A file can refer to its parts over and over again, and so ask for any amount of work and of
+    keys; the budget is several times what its size explains.
+    """
+
+    __slots__ = ("_left",)
+
+    def __init__(self, nbytes: int) -> None:
+        self._left = 1_000_000 + 4 * nbytes
+
+    def spend(self, entries: int) -> None:
+        """Pay for walking over entries; FormatError if the budget is used up."""
+        self._left -= entries
+        if self._left < 0:
+            raise FormatError(
+                "the file refers to its own parts more often than its size explains",
+                code="tree.size",
+            )
+
+    def spend_key(self, prefix: str, key: str) -> None:
+        """Pay for a key that is put together: an entry of a file is smaller than its full name."""
+        self.spend(20 + (len(prefix) + len(key)) // 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +116,10 @@ class WeightSet:
     """One mapping in a file that holds weights.
 
     `name` is its dotted path in the file, `.` for the file itself. `refused` are the tensor-like
-    values that are not dense tensors, by key. `versions` is torch's `_metadata` (module path to
-    version), None where there is none. `origin` is the class of the pickled module that the set
-    was rebuilt from, None for a plain state dict; `averaged` tells an EMA copy, None if unknown.
+    values that are not dense tensors, by key; `others` the keys of the same mapping whose values
+    are no tensors at all. `versions` is torch's `_metadata` (module path to version), None where
+    there is none. `origin` is the class of the pickled module that the set was rebuilt from, None
+    for a plain state dict; `averaged` tells an EMA copy, None if unknown.
     """
 
     name: str
@@ -100,6 +129,7 @@ class WeightSet:
     origin: str | None = None
     averaged: bool | None = None
     findings: tuple[Finding, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def specs(self) -> dict[str, TensorSpec]:

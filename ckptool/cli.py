@@ -144,6 +144,7 @@ def diff(
     """
     from ckptool.diagnose import diff as call
     from ckptool.render.diff import diff_json, diff_text
+    from ckptool.render.words import terminal_width
 
     _one_target(arch, like)
     found = call(
@@ -158,7 +159,7 @@ def diff(
     if as_json:
         _json(diff_json(found))
     else:
-        click.echo(diff_text(found, limit))
+        click.echo(diff_text(found, limit, terminal_width()))
     return FITS if found.fits_strict else DIFFERS
 
 

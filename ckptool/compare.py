@@ -1,24 +1,35 @@
 """What differs between the tensors that a file has and those that an architecture wants.
 
 The rules are those of `load_state_dict(strict=True)`: keys and shapes decide, element types do
-not, and BatchNorm is as lenient as it is in torch.
+not, and what torch puts right by itself is no difference.
 
-Source: `torch/nn/modules/module.py` and `batchnorm.py` (`_load_from_state_dict`; torch 2.15).
+Source: `_load_from_state_dict` in `torch/nn/modules/module.py` and `batchnorm.py`, and
+`_weight_norm_compat_hook` in `torch/nn/utils/parametrizations.py` (torch 2.15).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ckptool.checkpoint import WeightSet
 from ckptool.tensors import TensorSpec
 
 COUNTER = "num_batches_tracked"
 
+_STATISTICS = "running_mean"
+# The keys of a weight under the new weight_norm, and the suffixes that the old one gave its parts.
+_WEIGHT_NORM = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.original([01])")
+_OLD_SUFFIX = {"0": "_g", "1": "_v"}
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One difference; `kind` is missing, unexpected, shape or dtype."""
+    """One difference; `kind` is missing, unexpected, shape or dtype.
+
+    `found` is None where the file has nothing under the key, or nothing that is a dense tensor.
+    """
 
     key: str
     kind: str
@@ -30,7 +41,8 @@ class Entry:
 class Comparison:
     """All differences in the order of the wanted keys, then of the found ones.
 
-    `tolerated` are differences that torch accepts: counters that are missing or of shape (n,).
+    `tolerated` are differences that torch puts right by itself: BatchNorm counters that it starts
+    at zero, one element with an axis where none is wanted.
     """
 
     entries: tuple[Entry, ...]
@@ -44,25 +56,38 @@ class Comparison:
         return not any(self.counts[kind] for kind in ("missing", "unexpected", "shape"))
 
 
+def compare_weights(weights: WeightSet, wanted: Mapping[str, TensorSpec]) -> Comparison:
+    """What differs between all that a weight set holds and what is wanted."""
+    strays = (*weights.refused, *weights.others)
+    return compare(weights.specs, wanted, weights.versions, strays)
+
+
 def compare(
     found: Mapping[str, TensorSpec],
     wanted: Mapping[str, TensorSpec],
     versions: Mapping[str, int] | None = None,
+    strays: Iterable[str] = (),
 ) -> Comparison:
-    """The differences; `versions` is the `_metadata` of the file's state dict."""
+    """The differences; `versions` is the `_metadata` of the file's state dict.
+
+    `strays` are keys of the state dict whose values are no dense tensors.
+    """
     entries: list[Entry] = []
     tolerated: list[Entry] = []
     counts = dict.fromkeys(("missing", "unexpected", "shape", "dtype"), 0)
     matched = 0
+    others = dict.fromkeys(strays)
+    found = _upgraded(found, wanted)
     for key, want in wanted.items():
         have = found.get(key)
         if have is None:
             entry = Entry(key, "missing", None, want)
-            (tolerated if _filled_in(key, versions) else entries).append(entry)
+            started = key not in others and _started(key, wanted, versions)
+            (tolerated if started else entries).append(entry)
         elif have.shape != want.shape:
             entry = Entry(key, "shape", have, want)
-            # torch takes the first element of a 1-d tensor for a 0-d one.
-            scalar = want.shape == () and len(have.shape) == 1 and have.numel > 0
+            # torch takes a 1-d tensor of one element for a 0-d one, but not the other way round.
+            scalar = want.shape == () and have.shape == (1,)
             (tolerated if scalar else entries).append(entry)
             matched += scalar
         else:
@@ -72,12 +97,31 @@ def compare(
     for key, have in found.items():
         if key not in wanted:
             entries.append(Entry(key, "unexpected", have, None))
+    entries += [Entry(key, "unexpected", None, None) for key in others if key not in wanted]
     for entry in entries:
         counts[entry.kind] += 1
     return Comparison(tuple(entries), matched, tuple(tolerated), {"matched": matched, **counts})
 
 
-def _filled_in(key: str, versions: Mapping[str, int] | None) -> bool:
-    """Whether BatchNorm itself fills in a missing counter: its state is older than version 2."""
-    module, _, name = key.rpartition(".")
-    return name == COUNTER and (versions is None or versions.get(module, 0) < 2)
+def _started(
+    key: str, wanted: Mapping[str, TensorSpec], versions: Mapping[str, int] | None
+) -> bool:
+    """Whether BatchNorm itself starts a missing counter: its state is older than version 2."""
+    module, dot, name = key.rpartition(".")
+    if name != COUNTER or f"{module}{dot}{_STATISTICS}" not in wanted:
+        return False
+    return versions is None or versions.get(module, 0) < 2
+
+
+def _upgraded(
+    found: Mapping[str, TensorSpec], wanted: Mapping[str, TensorSpec]
+) -> Mapping[str, TensorSpec]:
+    """The specs with weight_norm's old keys under its new ones, which torch renames as it loads."""
+    names = {}
+    for key in wanted:
+        match = _WEIGHT_NORM.fullmatch(key) if ".original" in key else None
+        if match:
+            module, name, number = match.groups()
+            if all(f"{module}{name}{suffix}" in found for suffix in _OLD_SUFFIX.values()):
+                names[f"{module}{name}{_OLD_SUFFIX[number]}"] = key
+    return {names.get(key, key): spec for key, spec in found.items()} if names else found

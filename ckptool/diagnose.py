@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckptool.architectures import find, lookalikes, version_notes
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
+from ckptool.causes.precision import dtypes
 from ckptool.checkpoint import Checkpoint, WeightSet
-from ckptool.compare import Comparison, Entry
-from ckptool.dtypes import CAST_TARGETS, SHORT
-from ckptool.errors import listed
+from ckptool.compare import Entry
+from ckptool.errors import ArchitectureError, listed
 from ckptool.identification import agrees, anchor_side
-from ckptool.plugins.cast import widens
 from ckptool.reading import read
 from ckptool.solving import Solved, solve
 
@@ -71,13 +70,9 @@ def diff(
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
     target = target_of(arch, like, num_classes, live=live)
     solved = solve(opened.weights, target)
-    explained = {key for cause in solved.causes for key in cause.keys}
-    unexplained = tuple(
-        entry.key
-        for entry in solved.after.entries
-        if entry.kind != "dtype" and entry.key not in explained
-    )
     also = _also_fits(opened.weights, target)
+    whole = any(cause.whole for cause in solved.causes)
+    casts = [] if whole else dtypes(solved.weights.specs, solved.after.entries)
     return Diff(
         opened.path,
         opened.contents.format,
@@ -87,13 +82,13 @@ def diff(
         solved.before.fits and not (strict_dtype and solved.before.counts["dtype"]),
         solved.before.counts,
         solved.before.entries,
-        (*solved.causes, *_dtypes(solved.after)),
-        unexplained,
+        (*solved.causes, *casts),
+        solved.unexplained,
         also_fits=also,
         distinguished={name: _contrast(target.architecture, name) for name in also},
         not_in_file=target.architecture.card if target.architecture else {},
         notes=_notes(opened.weights, target),
-        fix=_command(opened, target, solved),
+        fix=_command(opened, target, solved, casts if strict_dtype else ()),
     )
 
 
@@ -129,26 +124,6 @@ def _notes(weights: WeightSet, target: Target) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _dtypes(comparison: Comparison) -> list[Cause]:
-    """The differences of dtype, which never stop a load, as one cause for each pair of types."""
-    pairs: dict[tuple[str, str], list[str]] = {}
-    for entry in comparison.entries:
-        if entry.kind == "dtype" and entry.found and entry.wanted:
-            pairs.setdefault((entry.found.dtype, entry.wanted.dtype), []).append(entry.key)
-    return [
-        Cause(
-            "dtype",
-            f"{len(keys):,} tensors are {found} in the file and {wanted} in the architecture; "
-            "load_state_dict casts them without a word",
-            "cast",
-            fix=f"--dtype {SHORT[wanted]}" if wanted in SHORT else None,
-            exact=found in CAST_TARGETS and wanted in CAST_TARGETS and widens(found, wanted),
-            keys=tuple(keys),
-        )
-        for (found, wanted), keys in pairs.items()
-    ]
-
-
 def target_of(
     arch: str | None,
     like: str | os.PathLike[str] | Checkpoint | None,
@@ -156,25 +131,35 @@ def target_of(
     *,
     live: bool = False,
 ) -> Target:
-    """The target that `--arch` or `--like` names."""
+    """The target that `--arch` or `--like` names.
+
+    Raises: CkptError.
+    """
     if like is not None:
         other = like if isinstance(like, Checkpoint) else read(like)
         return Target(other.path, other.weights.specs)
-    assert arch is not None
+    if arch is None:
+        raise ArchitectureError(
+            "neither an architecture nor another checkpoint is given",
+            hint="arch=..., or like=...",
+            code="architecture.none",
+        )
     architecture = find(arch, live=live)
     count = architecture.num_classes if num_classes is None else num_classes
     return Target(architecture.name, architecture.manifest(num_classes), count, architecture)
 
 
-def _command(opened: Checkpoint, target: Target, solved: Solved) -> str | None:
-    """The command whose result loads strictly, None if it does already or no edit gets there."""
-    if solved.before.fits or not solved.after.fits:
+def _command(
+    opened: Checkpoint, target: Target, solved: Solved, casts: Sequence[Cause]
+) -> str | None:
+    """The command whose result fits, None if the file does already or no edit gets there."""
+    asked = [cause for cause in (*solved.causes, *casts) if not cause.automatic]
+    if solved.before.fits and not casts:
         return None
-    if any(cause.edit is None for cause in solved.causes):
+    if not solved.fixable or not all(cause.fix for cause in asked):
         return None
     words = ["ckptool", "convert", opened.path]
     if opened.weights.name != "." and len(opened.sets) > 1:
         words += ["--weights", opened.weights.name]
-    words += ["--arch" if target.architecture else "--like", target.name]
-    options = [cause.fix for cause in solved.causes if not cause.automatic and cause.fix]
-    return " ".join([shlex.join(words), *options])
+    options = dict.fromkeys(cause.fix for cause in asked if cause.fix)
+    return " ".join([shlex.join(words), target.option, *options])

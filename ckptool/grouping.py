@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 _DIGITS = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
+_DEEPEST = 6
+
 Shared = TypeVar("Shared", bound=Hashable)
 
 
-def group(keys: Iterable[tuple[str, Shared]]) -> list[tuple[str, Shared, int]]:
+def group(
+    keys: Iterable[tuple[str, Shared]], depth: int | None = None
+) -> list[tuple[str, Shared, int]]:
     """Patterns with what they share and how many keys each stands for, in order of first keys.
 
     Two keys are in one group if they differ only in whole-number segments, or only in their last
-    segment, and share the second value.
+    segment, and share the second value; with a `depth`, also if they differ only behind so many
+    segments: `backbone.*`.
     """
     by_numbers: dict[tuple[str, Shared], list[tuple[str, ...]]] = {}
-    for key, shared in keys:
+    firsts: dict[tuple[str, Shared], str] = {}
+    for whole, shared in keys:
+        key = whole if depth is None else _cut(whole, depth)
         template = _DIGITS.sub("{}", key)
         by_numbers.setdefault((template, shared), []).append(tuple(_DIGITS.findall(key)))
+        firsts.setdefault((template, shared), whole)
     by_name: dict[tuple[str, Shared], list[tuple[str, int]]] = {}
     for (template, shared), numbers in by_numbers.items():
-        pattern = _filled(template, numbers)
+        alone = len(numbers) == 1
+        pattern = firsts[template, shared] if alone else _filled(template, numbers)
         module, _, name = pattern.rpartition(".")
         by_name.setdefault((module, shared), []).append((name, len(numbers)))
     groups = []
@@ -34,8 +43,27 @@ def group(keys: Iterable[tuple[str, Shared]]) -> list[tuple[str, Shared, int]]:
     return groups
 
 
+def group_within(keys: Sequence[tuple[str, Shared]], most: int) -> list[tuple[str, Shared, int]]:
+    """The groups, cut to the depth at which there are at most so many, as deep as can be."""
+    groups = group(keys)
+    if len(groups) <= most:
+        return groups
+    for depth in range(_DEEPEST, 0, -1):
+        shorter = group(keys, depth)
+        if len(shorter) <= most:
+            return shorter
+    return groups
+
+
+def _cut(key: str, depth: int) -> str:
+    parts = key.split(".", depth)
+    return key if len(parts) <= depth else ".".join([*parts[:depth], "*"])
+
+
 def _filled(template: str, rows: list[tuple[str, ...]]) -> str:
     """The template with each hole filled by the numbers that stand there."""
+    if "{}" not in template:
+        return template
     parts = template.split("{}")
     filled = parts[0]
     for part, column in zip(parts[1:], zip(*rows, strict=True), strict=True):

@@ -10,15 +10,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from struct import unpack
 
 from ckptool.architectures import frozen
-from ckptool.architectures.spec import Architecture
+from ckptool.architectures.spec import Architecture, ClassAxis
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
 from ckptool.dtypes import DTYPES
 from ckptool.reading import read
-from ckptool.tensors import LazyTensor, TensorSpec
+from ckptool.tensors import Inline, LazyTensor, TensorSpec
 
 # Segments that a wrapper inserts anywhere in a key. Source: torch 2.15 (`torch/_dynamo`,
 # `torch/distributed/fsdp`, `torch/distributed/algorithms/_checkpoint`), Lightning 2.6.
@@ -41,8 +42,10 @@ DERIVED = (
 )
 PROFILED = ("total_ops", "total_params")
 
-_MOST_NEAR = 5
-_NEAR = 0.5  # the least share of agreeing tensors that makes a near miss worth a line
+# The least share of agreeing tensors that makes a near miss worth a line, and how many of them;
+# once something fits, only what is nearer still.
+_NEAR, _MOST_NEAR = 0.5, 5
+_NEARER, _FEW_NEAR = 0.9, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +97,36 @@ def identify(
 
 def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
     """The built-in architectures that the weights fit or nearly fit, best first."""
-    specs = unwrapped(weights.specs)
-    prefixes = _prefixes(specs)
+    specs, versions = unwrapped(weights.specs), weights.versions
+    if versions is not None:
+        versions = {without_segments(path): version for path, version in versions.items()}
+    views = [_view(specs, prefix) for prefix in _prefixes(specs)]
     dtype = _main_dtype(specs.values())
     groups: dict[tuple[int, object], Candidate | None] = {}
     found = []
-    for name in frozen.index():
+    for name, entry in frozen.index().items():
+        # At best all keys agree of the side that has fewer.
+        if not any(_share(len(view.inside), entry["keys"]) >= _NEAR for view in views):
+            continue
         architecture = frozen.find(name)
         assert architecture is not None
         # Architectures with one manifest and one head are compared once.
         group = (id(architecture.specs), tuple(architecture.axes.items()))
         if group not in groups:
-            groups[group] = _compared(architecture, specs, prefixes, weights, dtype)
+            groups[group] = _compared(architecture, views, versions, dtype)
         candidate = groups[group]
         if candidate is not None:
             found.append(replace(candidate, arch=name))
     fitting = told_apart(weights, [candidate for candidate in found if candidate.fits])
-    near = sorted((c for c in found if not c.fits and _score(c) >= _NEAR), key=_score, reverse=True)
-    return (*fitting, *near[:_MOST_NEAR])
+    least, most = (_NEARER, _FEW_NEAR) if fitting else (_NEAR, _MOST_NEAR)
+    near = [c for c in found if not c.fits and _score(c) >= least]
+    return (*fitting, *sorted(near, key=_score, reverse=True)[:most])
+
+
+def recognised(specs: Mapping[str, TensorSpec]) -> tuple[Candidate, ...]:
+    """The built-in architectures that keys and shapes alone fit."""
+    tensors = {key: LazyTensor(spec, Inline(b"")) for key, spec in specs.items()}
+    return tuple(c for c in candidates(WeightSet(".", tensors)) if c.fits)
 
 
 def told_apart(weights: WeightSet, fitting: list[Candidate]) -> list[Candidate]:
@@ -152,15 +167,20 @@ def without_segments(key: str) -> str:
     return ".".join(segment for segment in key.split(".") if segment not in SEGMENTS)
 
 
-def is_named(key: str, names: Iterable[str]) -> bool:
+def is_named(key: str, names: tuple[str, ...]) -> bool:
     """Whether a key is one of the names, or ends with one."""
-    return any(key == name or key.endswith(f".{name}") for name in names)
+    return key in names or key.endswith(_suffixes(names))
 
 
-def class_count(specs: Mapping[str, TensorSpec], architecture: Architecture) -> int | None:
+@cache
+def _suffixes(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f".{name}" for name in names)
+
+
+def class_count(specs: Mapping[str, TensorSpec], axes: Mapping[str, ClassAxis]) -> int | None:
     """The class count that all class-dependent tensors agree on, None if they do not."""
     counts = set()
-    for key, axis in architecture.axes.items():
+    for key, axis in axes.items():
         spec = specs.get(key)
         if spec is None or len(spec.shape) <= axis.axis:
             return None
@@ -168,43 +188,75 @@ def class_count(specs: Mapping[str, TensorSpec], architecture: Architecture) -> 
     return counts.pop() if len(counts) == 1 else None
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The specs below a prefix, without it: those of weights, those that any model may lack.
+
+    `foreign` is the number of other tensors of the file.
+    """
+
+    prefix: str
+    inside: Mapping[str, TensorSpec]
+    ignored: Mapping[str, TensorSpec]
+    foreign: int
+
+
+def _view(specs: Mapping[str, TensorSpec], prefix: str) -> _View:
+    inside: dict[str, TensorSpec] = {}
+    ignored: dict[str, TensorSpec] = {}
+    foreign = 0
+    for key, spec in specs.items():
+        may_lack = is_named(key, _IGNORED)
+        if key.startswith(prefix):
+            (ignored if may_lack else inside)[key.removeprefix(prefix)] = spec
+        else:
+            foreign += not may_lack
+    return _View(prefix, inside, ignored, foreign)
+
+
 def _compared(
     architecture: Architecture,
-    specs: Mapping[str, TensorSpec],
-    prefixes: list[str],
-    weights: WeightSet,
+    views: list[_View],
+    versions: Mapping[str, int] | None,
     dtype: str,
 ) -> Candidate | None:
     """How well an architecture fits, None if none of its landmarks is in the file."""
     landmarks = [next(iter(architecture.specs)), *architecture.axes]
-    prefix = next(
-        (prefix for prefix in prefixes for mark in landmarks if prefix + mark in specs), None
-    )
-    if prefix is None:
+    view = next((v for v in views if any(mark in v.inside for mark in landmarks)), None)
+    if view is None:
         return None
-    inside = {key.removeprefix(prefix): s for key, s in specs.items() if key.startswith(prefix)}
-    foreign = len(specs) - len(inside)
-    foreign -= sum(is_named(k, _IGNORED) for k in specs if not k.startswith(prefix))
-    count = class_count(inside, architecture)
+    count = class_count(view.inside, architecture.axes)
     if architecture.axes and not count:
         count = architecture.num_classes
     wanted = architecture.manifest(count)
-    inside = {k: s for k, s in inside.items() if k in wanted or not is_named(k, _IGNORED)}
-    counts = compare(inside, wanted, weights.versions if not prefix else None).counts
-    unexpected = counts["unexpected"] + foreign
+    inside = view.inside
+    if any(key in wanted for key in view.ignored):
+        inside = {**inside, **{k: spec for k, spec in view.ignored.items() if k in wanted}}
+    # Under a prefix the module paths of `_metadata` have it too.
+    own = versions if versions is None or not view.prefix else _below(versions, view.prefix)
+    counts = compare(inside, wanted, own).counts
+    unexpected = counts["unexpected"] + view.foreign
     fits = not (counts["missing"] or unexpected or counts["shape"])
     return Candidate(
         architecture.name,
         fits,
         architecture.family,
         count,
-        prefix,
+        view.prefix,
         dtype,
         counts["matched"],
         counts["missing"],
         unexpected,
         counts["shape"],
     )
+
+
+def _below(versions: Mapping[str, int], prefix: str) -> Mapping[str, int]:
+    return {
+        path.removeprefix(prefix): version
+        for path, version in versions.items()
+        if path.startswith(prefix)
+    }
 
 
 _IGNORED = (*DERIVED, *PROFILED)
@@ -232,6 +284,10 @@ def _main_dtype(specs: Iterable[TensorSpec]) -> str:
     """The floating type of most tensors."""
     counts = Counter(spec.dtype for spec in specs if DTYPES[spec.dtype].kind == "f")
     return counts.most_common(1)[0][0] if counts else ""
+
+
+def _share(one: int, other: int) -> float:
+    return min(one, other) / max(one, other, 1)
 
 
 def _score(candidate: Candidate) -> float:

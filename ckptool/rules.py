@@ -1,19 +1,24 @@
 """Key patterns with named holes: match a key, rewrite it, turn the rule round.
 
 `{i}` stands for digits, `{*}` or `{*name}` for any text. A rule uses each hole of one side on the
-other, so that it can be inverted.
+other, so that it can be inverted. A hole may have a table: then it stands for what the table lists
+on that side, and is filled with its partner on the other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import translate
 from functools import lru_cache
 
 from ckptool.errors import PlanError, listed, quoted
 
 _HOLE = re.compile(r"\{(\*?)([A-Za-z_][A-Za-z0-9_]*|)\}")
+_SPAN = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
+_MOST_TEMPLATES = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,44 @@ class Rule:
     def inverse(self) -> Rule:
         """The rule that undoes this one."""
         return Rule(self.new, self.old)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A rule and the tables of its holes: hole to what stands there before and after."""
+
+    rule: Rule
+    tables: Mapping[str, Mapping[str, str]]
+    head: str
+    pattern: re.Pattern[str]
+
+    def rewrite(self, key: str) -> str | None:
+        """The rewritten key, None if the rule does not match it."""
+        if not key.startswith(self.head):
+            return None
+        match = self.pattern.fullmatch(key)
+        if match is None:
+            return None
+        values = match.groupdict()
+        for name, table in self.tables.items():
+            values[name] = table[values[name]]
+        return _filled(self.rule.new, values)
+
+
+def bind(rules: Iterable[Rule], tables: Mapping[str, Mapping[str, str]]) -> tuple[Bound, ...]:
+    """The rules with the tables that their holes have; a rule with an empty one never matches."""
+    bound = []
+    for rule in rules:
+        own = {name: tables[name] for name in holes(rule.old) if name in tables}
+        if all(own.values()):
+            pattern = _compiled(rule.old, own)
+            bound.append(Bound(rule, own, _HOLE.split(rule.old, 1)[0], pattern))
+    return tuple(bound)
+
+
+def expanded(words: str) -> tuple[str, ...]:
+    """The words with their braces expanded as a shell does: `a.{0..2} b.{x,y{1,2}}`."""
+    return tuple(name for word in words.split() for name in _alternatives(word))
 
 
 def holes(pattern: str) -> frozenset[str]:
@@ -103,15 +146,75 @@ def check_distinct(names: dict[str, str]) -> None:
         seen[name] = key
 
 
+def globs(chosen: Collection[str], everything: Collection[str]) -> list[str]:
+    """Few globs that together match the chosen keys and no others of everything there is."""
+    wanted = set(chosen)
+    kept_modules = {module for key in everything if key not in wanted for module in _modules(key)}
+    found: dict[str, None] = {}
+    for key in chosen:
+        free = next((m for m in _modules(key) if m not in kept_modules), None)
+        found[_escaped(key) if free is None else f"{_escaped(free)}.*"] = None
+    by_template: dict[str, list[str]] = {}
+    for glob in found:
+        by_template.setdefault(_NUMBER.sub("*", glob), []).append(glob)
+    short: list[str] = []
+    for template, members in by_template.items():
+        if len(members) > 1 and len(short) < _MOST_TEMPLATES:
+            matches = re.compile(translate(template)).match
+            members = members if any(map(matches, set(everything) - wanted)) else [template]
+        short += members
+    return short
+
+
+def _modules(key: str) -> list[str]:
+    """The paths of the modules above a key, the outermost first."""
+    parts = key.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def _escaped(key: str) -> str:
+    """The key as a glob that matches nothing else."""
+    return re.sub(r"([*?[])", r"[\1]", key)
+
+
 @lru_cache(maxsize=4096)
 def _pattern(text: str) -> re.Pattern[str]:
+    return _compiled(text, {})
+
+
+def _compiled(text: str, tables: Mapping[str, Iterable[str]]) -> re.Pattern[str]:
     parts = []
     at = 0
     for match in _HOLE.finditer(text):
         parts.append(re.escape(text[at : match.start()]))
-        parts.append(f"(?P<{match[2] or '_'}>{'.+' if match[1] else '[0-9]+'})")
+        name, anything = match[2] or "_", ".+" if match[1] else "[0-9]+"
+        inside = "|".join(map(re.escape, tables[name])) if name in tables else anything
+        parts.append(f"(?P<{name}>{inside})")
         at = match.end()
     return re.compile("".join(parts) + re.escape(text[at:]), re.DOTALL)
+
+
+def _alternatives(word: str) -> list[str]:
+    """A word with its first braces expanded, what follows expanded for each."""
+    start = word.find("{")
+    if start < 0:
+        return [word]
+    parts, depth, at = [""], 1, start
+    while depth:
+        at += 1
+        depth += {"{": 1, "}": -1}.get(word[at], 0)
+        if depth == 1 and word[at] == ",":
+            parts.append("")
+        elif depth:
+            parts[-1] += word[at]
+    span = _SPAN.fullmatch(parts[0])
+    inner = (
+        [str(number) for number in range(int(span[1]), int(span[2]) + 1)]
+        if span
+        else [name for part in parts for name in _alternatives(part)]
+    )
+    rest = _alternatives(word[at + 1 :])
+    return [f"{word[:start]}{name}{end}" for name in inner for end in rest]
 
 
 def _filled(pattern: str, values: dict[str, str]) -> str:

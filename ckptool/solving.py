@@ -1,22 +1,39 @@
-"""From weights and a target to the causes of their differences, each with what it explains."""
+"""From weights and a target to the causes of their differences, each with what it explains.
+
+A cause counts only for what no cause before it explains, and one that explains nothing is none:
+so every difference is explained once, and by the fewest causes that the detectors see.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from ckptool.architectures import frozen
 from ckptool.causes import Cause, Situation, Target
-from ckptool.causes.order import DETECTORS
+from ckptool.causes.identity import another_architecture
+from ckptool.causes.order import AROUND, INSIDE, REST, Detector
 from ckptool.checkpoint import WeightSet
-from ckptool.compare import Comparison, compare
+from ckptool.compare import Comparison, compare, compare_weights
+from ckptool.identification import Candidate, candidates
 from ckptool.plugins import Applied, edit
+from ckptool.rules import globs
+
+# A difference, named so that it keeps its name across edits: a key that is wanted, or one that is
+# in the file.
+Difference = tuple[str, str]
+_WANTED, _FOUND = "wanted", "found"
+
+_MOST_TRIED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
     """What the detectors found: the causes, the weights after all their edits, what is left.
 
-    `applied` has the result of each cause that has an edit, in order.
+    `applied` has the result of each cause that has an edit, in order; `unexplained` are the keys
+    that no cause accounts for.
     """
 
     causes: tuple[Cause, ...]
@@ -24,52 +41,210 @@ class Solved:
     weights: WeightSet
     before: Comparison
     after: Comparison
+    unexplained: tuple[str, ...]
+
+    @property
+    def fixable(self) -> bool:
+        """Whether the edits, automatic or asked for, make the weights fit."""
+        return self.after.fits and all(cause.edit or cause.automatic for cause in self.causes)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """How far the search is.
+
+    `open` are the differences not explained yet, `closed` those that causes without an edit
+    explain; `strays` are those of values that are no dense tensors, which no edit sees. `origin`
+    tells for each key of the weights the file's own key that it came from.
+    """
+
+    weights: WeightSet
+    target: Target
+    origin: Mapping[str, str]
+    order: Mapping[Difference, str]
+    open: frozenset[Difference]
+    strays: frozenset[Difference]
+    closed: frozenset[Difference] = frozenset()
+    causes: tuple[Cause, ...] = ()
+    applied: tuple[tuple[Cause, Applied], ...] = ()
+
+    def keys(self, differences: Iterable[Difference]) -> tuple[str, ...]:
+        """The keys of some differences, in the order of the comparison."""
+        chosen = set(differences)
+        return tuple(dict.fromkeys(key for found, key in self.order.items() if found in chosen))
 
 
 def solve(weights: WeightSet, target: Target) -> Solved:
     """The causes of all differences, each with the keys that it explains, as far as any does."""
-    before = compare(weights.specs, target.specs, weights.versions)
-    origin = {key: key for key in weights.tensors}
-    open_entries = _identities(before, origin)
-    causes: list[Cause] = []
-    applied: list[tuple[Cause, Applied]] = []
-    for detect in DETECTORS:
-        for cause in detect(Situation(weights, target)):
-            if cause.edit is not None:
-                result = edit(cause.edit).apply(weights, cause.options)
-                origin = _followed(origin, weights, result.weights)
-                weights = result.weights
-                left = _identities(compare(weights.specs, target.specs, weights.versions), origin)
-                keys = _ordered({key for _, key in open_entries - left}, before)
-                cause = replace(cause, keys=cause.keys or keys)
-                applied.append((cause, result))
-                open_entries = left
-            causes.append(cause)
-        if causes and causes[-1].ends:
-            break
-    after = compare(weights.specs, target.specs, weights.versions)
-    return Solved(tuple(causes), tuple(applied), weights, before, after)
+    before = compare_weights(weights, target.specs)
+    around = _searched(_start(weights, target, before), AROUND)
+    found = _searched(around, INSIDE)
+    if found.open or any(_gives_up(cause) for cause in found.causes):
+        names = _other_architectures(around)
+        if names:
+            found = _explained(around, another_architecture(target, names))
+        else:
+            found = _searched(found, REST)
+    after = compare(found.weights.specs, target.specs, found.weights.versions)
+    return Solved(found.causes, found.applied, found.weights, before, after, found.keys(found.open))
 
 
-def _ordered(keys: set[str], comparison: Comparison) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(entry.key for entry in comparison.entries if entry.key in keys))
+def _gives_up(cause: Cause) -> bool:
+    """Whether a cause is one that another architecture may explain better."""
+    return cause.edit in (None, "drop") and not cause.automatic
 
 
-def _identities(comparison: Comparison, origin: Mapping[str, str]) -> set[tuple[str, str]]:
-    """The differences that stop a load, each named so that it keeps its name across edits."""
-    return {
-        ("file", origin.get(entry.key, entry.key))
-        if entry.kind == "unexpected"
-        else ("wanted", entry.key)
-        for entry in comparison.entries
+def _other_architectures(state: _State) -> list[Candidate]:
+    """The built-in architectures that the weights are of, if the target is none of them.
+
+    They fit as they are, or after edits that preserve the function.
+    """
+    found = candidates(state.weights)
+    fitting = [candidate for candidate in found if candidate.fits]
+    if not fitting:
+        fitting = [c for c in found[:_MOST_TRIED] if _fits_edited(state.weights, c)]
+    own = {c.arch for c in fitting if _is_target(c, state.target)}
+    return [] if own else fitting
+
+
+def _fits_edited(weights: WeightSet, candidate: Candidate) -> bool:
+    architecture = frozen.find(candidate.arch)
+    assert architecture is not None
+    specs = architecture.manifest(candidate.num_classes)
+    target = Target(architecture.name, specs, candidate.num_classes, architecture)
+    start = _start(weights, target, compare_weights(weights, specs))
+    found = _searched(_searched(start, AROUND), INSIDE)
+    return not found.open and all(cause.automatic for cause in found.causes)
+
+
+def _is_target(candidate: Candidate, target: Target) -> bool:
+    """Whether an architecture is the target, or cannot be told from it."""
+    architecture = frozen.find(candidate.arch)
+    assert architecture is not None
+    if target.architecture is not None and target.architecture.name == candidate.arch:
+        return True
+    return architecture.manifest(candidate.num_classes) == target.specs
+
+
+def _start(weights: WeightSet, target: Target, before: Comparison) -> _State:
+    order = {
+        _named(entry.kind, entry.key): entry.key
+        for entry in before.entries
         if entry.kind != "dtype"
     }
+    strays = {(_FOUND, key) for key in (*weights.refused, *weights.others)}
+    return _State(
+        weights,
+        target,
+        {key: key for key in weights.tensors},
+        order,
+        frozenset(order),
+        frozenset(strays & order.keys()),
+    )
+
+
+def _named(kind: str, key: str) -> Difference:
+    return (_FOUND if kind == "unexpected" else _WANTED, key)
+
+
+def _searched(state: _State, detectors: Iterable[Detector]) -> _State:
+    """The state after each of the detectors had its look."""
+    situation = _situation(state)
+    for detect in detectors:
+        if not (state.open or situation.tolerated):
+            break
+        before = state
+        for cause in detect(situation):
+            state = _explained(state, cause)
+        if state is not before:
+            situation = _situation(state)
+    return state
+
+
+def _situation(state: _State) -> Situation:
+    specs = state.weights.specs
+    found = compare(specs, state.target.specs, state.weights.versions)
+    keys: dict[str, list[str]] = {"missing": [], "unexpected": [], "shape": []}
+    for entry in found.entries:
+        if entry.kind != "dtype" and _followed_difference(state, entry.kind, entry.key):
+            keys[entry.kind].append(entry.key)
+    return Situation(
+        state.weights,
+        state.target,
+        specs,
+        tuple(keys["missing"]),
+        tuple(keys["unexpected"]),
+        tuple(keys["shape"]),
+        tuple(entry.key for entry in found.tolerated),
+    )
+
+
+def _followed_difference(state: _State, kind: str, key: str) -> bool:
+    """Whether a difference of the weights as they are now is one of the file that is open."""
+    return _named(kind, state.origin.get(key, key) if kind == "unexpected" else key) in state.open
+
+
+def _explained(state: _State, cause: Cause) -> _State:
+    """The state with one cause more, or as it was if the cause explains nothing that is open."""
+    if cause.edit is None:
+        named = {(_WANTED, key) for key in cause.keys}
+        named |= {(_FOUND, state.origin.get(key, key)) for key in cause.keys}
+        explained = state.open if cause.whole else state.open & named
+        if not explained:
+            return state
+        fix = cause.fix or (state.target.option if cause.automatic else None)
+        told = replace(cause, keys=state.keys(explained), fix=fix)
+        return replace(
+            state,
+            open=state.open - explained,
+            closed=state.closed | explained,
+            causes=(*state.causes, told),
+        )
+    result = edit(cause.edit).apply(state.weights, cause.options)
+    origin = _followed(state.origin, state.weights, result.weights)
+    left = _left(state, result.weights, origin)
+    explained = state.open - left
+    if len(left - state.open) >= len(explained) and not cause.harmless:
+        return state
+    fix = cause.fix
+    if fix is None and cause.edit == "drop" and not cause.automatic:
+        fix = _drops([state.origin[key] for key in result.dropped], list(state.origin.values()))
+    told = replace(cause, keys=state.keys(explained) or cause.keys, fix=fix or state.target.option)
+    return replace(
+        state,
+        weights=result.weights,
+        origin=origin,
+        open=frozenset(left),
+        causes=(*state.causes, told),
+        applied=(*state.applied, (told, result)),
+    )
+
+
+def _left(state: _State, weights: WeightSet, origin: Mapping[str, str]) -> frozenset[Difference]:
+    """The differences of edited weights that no cause explains."""
+    found = compare(weights.specs, state.target.specs, weights.versions)
+    left = {
+        _named(entry.kind, origin.get(entry.key, entry.key))
+        if entry.kind == "unexpected"
+        else _named(entry.kind, entry.key)
+        for entry in found.entries
+        if entry.kind != "dtype"
+    }
+    return frozenset((left - state.closed) | (state.open & state.strays))
 
 
 def _followed(origin: Mapping[str, str], before: WeightSet, after: WeightSet) -> dict[str, str]:
     """For each key after an edit the file's own key that it came from."""
-    by_tensor = {id(tensor): key for key, tensor in before.tensors.items()}
+    old, new = list(before.tensors.items()), list(after.tensors.items())
+    if [id(tensor) for _, tensor in old] == [id(tensor) for _, tensor in new]:
+        return {key: origin[was] for (key, _), (was, _) in zip(new, old, strict=True)}
+    by_tensor = {id(tensor): key for key, tensor in old}
     return {
         key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
-        for key, tensor in after.tensors.items()
+        for key, tensor in new
     }
+
+
+def _drops(chosen: list[str], everything: list[str]) -> str:
+    """The options that leave out the chosen ones of the file's keys."""
+    return " ".join(f"--drop {shlex.quote(glob)}" for glob in globs(chosen, everything))

@@ -1,12 +1,12 @@
 """Causes: why a file does not fit, one module per kind, each with the edit that removes it.
 
-A detector looks at the weights as they are after the edits before it, and at what is wanted; it
-returns the causes that it sees. DETECTORS is their order: what wraps all keys comes first, what
-concerns single tensors last.
+A detector looks at a Situation, the weights as they are after the edits of the causes before, and
+returns the causes that it sees. `order` has the order in which they look.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +25,13 @@ class Target:
     num_classes: int | None = None
     architecture: Architecture | None = None
 
+    @property
+    def option(self) -> str:
+        """The option of the command line that names it."""
+        if self.architecture is None:
+            return f"--like {shlex.quote(self.name)}"
+        return f"--arch {shlex.quote(self.architecture.name)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:
@@ -32,9 +39,11 @@ class Cause:
 
     `summary` is a sentence. `edit` and `options` are the step that removes the cause, None where
     no edit can. `fix` are the options of `ckptool convert` that ask for it, None where there are
-    none. `automatic` tells a step that needs no option of its own: it preserves the function.
-    `ends` says that the search ends here: behind it nothing is worth a look. `keys` are the keys
-    that it explains; the solver fills them in where the edit tells them.
+    none; where a detector leaves it out, the solver fills it in. `automatic` tells a cause that
+    `convert` removes unasked, since that preserves the function. `harmless` tells one that stops no
+    load. `keys` are the keys that it explains: missing and differing ones as they are wanted,
+    unexpected ones as they are in the file; the solver fills in what the edit tells. `whole` says
+    that it explains all that is left, and that nothing behind it is worth a look.
     """
 
     code: str
@@ -44,13 +53,29 @@ class Cause:
     fix: str | None = None
     exact: bool = True
     automatic: bool = False
-    ends: bool = False
+    harmless: bool = False
+    whole: bool = False
     keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a detector sees."""
+    """What a detector sees: the weights, the target, and the differences not explained yet.
+
+    `found` are the specs of the weights. `missing` are wanted keys that are not among them,
+    `extra` keys of theirs that are not wanted, `reshaped` keys of both whose shapes differ, and
+    `tolerated` wanted keys whose differences torch puts right by itself.
+    """
 
     weights: WeightSet
     target: Target
+    found: Mapping[str, TensorSpec]
+    missing: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    tolerated: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> Mapping[str, TensorSpec]:
+        """The specs of the target."""
+        return self.target.specs

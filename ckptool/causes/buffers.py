@@ -2,93 +2,190 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import prod
+from typing import Any
 
-from ckptool.causes import Cause, Situation
+from ckptool.architectures import frozen
+from ckptool.architectures.spec import Architecture
+from ckptool.causes import Cause, Situation, Target
 from ckptool.compare import COUNTER
-from ckptool.errors import listed
-from ckptool.identification import DERIVED, PROFILED, is_named
+from ckptool.errors import counted, listed, quoted
+from ckptool.identification import DERIVED, PROFILED, is_named, recognised
+
+_ANCHORS = DERIVED[:1]
+_ANCHOR_FACTS = ("image_size", "levels", "num_scales", "aspect_ratios", "anchor_scale")
+_ABSENT = f"BatchNorm counter (`{COUNTER}`)"
+_ABSENTS = f"BatchNorm counters (`{COUNTER}`)"
 
 
 def counters(situation: Situation) -> list[Cause]:
-    """BatchNorm's `num_batches_tracked`: missing, superfluous, or of shape (1,)."""
-    found, wanted = situation.weights.specs, situation.target.specs
+    """BatchNorm's `num_batches_tracked`, missing or superfluous."""
+    found, wanted = situation.found, situation.wanted
+    absent = [key for key in situation.missing if _counts(key)]
+    started = [key for key in situation.tolerated if _counts(key) and key not in found]
+    norms = _norms(found)
+    missing = [key for key in (*absent, *started) if _module(key) in norms]
     causes = []
-    missing = {key: wanted[key].dtype for key in wanted if _counts(key) and key not in found}
-    if missing and any(_module(key) in _modules(found) for key in missing):
+    if missing:
         causes.append(
             Cause(
                 "bn-counters-missing",
-                f"the file lacks {len(missing):,} BatchNorm counters (`{COUNTER}`), as files from "
-                "before torch 0.4.1 do; they only matter for training without momentum",
+                f"the file lacks {counted(len(missing), _ABSENT, _ABSENTS)}: at zero they change "
+                "nothing, except for training without momentum"
+                + ("" if absent else "; torch starts them at zero by itself"),
                 "fill",
-                {"zeros": {key: [dtype, []] for key, dtype in missing.items()}},
-                None,
+                {"zeros": {key: [wanted[key].dtype, []] for key in missing}},
                 automatic=True,
+                harmless=not absent,
+                keys=tuple(missing),
             )
         )
-    extra = [key for key in found if _counts(key) and key not in wanted]
-    if extra and any(_module(key) in _modules(wanted) for key in extra):
+    norms = _norms(wanted)
+    extra = [key for key in situation.extra if _counts(key) and _module(key) in norms]
+    if extra:
         causes.append(
             Cause(
                 "bn-counters-unexpected",
-                f"the file has {len(extra):,} BatchNorm counters (`{COUNTER}`), the architecture "
-                "has none",
+                f"the file has {counted(len(extra), _ABSENT, _ABSENTS)} that the architecture "
+                "lacks: its norms are frozen, or its torch is older than 0.4.1",
                 "drop",
                 {"drop": extra},
-                f"--drop '*.{COUNTER}'",
+                f"--drop '*{COUNTER}'" if _only(found, COUNTER, extra) else None,
                 automatic=True,
-            )
-        )
-    shaped = [key for key in found if _counts(key) and key in wanted and found[key] != wanted[key]]
-    shaped = [key for key in shaped if found[key].shape == (1,) and wanted[key].shape == ()]
-    if shaped:
-        causes.append(
-            Cause(
-                "bn-counters-shape",
-                f"{len(shaped):,} BatchNorm counters have the shape (1,) instead of (), which "
-                "torch accepts",
-                "reshape",
-                {"shapes": {key: [] for key in shaped}},
-                None,
-                automatic=True,
-                keys=tuple(shaped),
             )
         )
     return causes
 
 
 def derived(situation: Situation) -> list[Cause]:
-    """Buffers that the architecture computes itself, and what a profiler left behind."""
-    found, wanted = situation.weights.specs, situation.target.specs
+    """Buffers that the architecture computes itself and does not keep in its state dict."""
+    architecture = situation.target.architecture
+    names = (*DERIVED, *(architecture.derived if architecture else ()))
+    extra = [key for key in situation.extra if is_named(key, names)]
+    if not extra:
+        return []
+    bench = any(is_named(key, _ANCHORS) for key in extra)
+    owner = "effdet's bench" if bench else "the model"
+    return [
+        Cause(
+            "derived-buffers",
+            f"{listed(extra, 3)} {'follows' if len(extra) == 1 else 'follow'} from the "
+            f"configuration: {owner} computes {'it' if len(extra) == 1 else 'them'} itself",
+            "drop",
+            {"drop": extra},
+            _dropping(situation.found, extra),
+            automatic=True,
+        )
+    ]
+
+
+def anchors_missing(situation: Situation) -> list[Cause]:
+    """effdet's anchor boxes, which a bench wants and a bare model's file has not.
+
+    Source: effdet 0.4.1 `bench.py`, `anchors.py`.
+    """
+    absent = [key for key in situation.missing if is_named(key, DERIVED)]
     causes = []
-    own = situation.target.architecture.derived if situation.target.architecture else ()
-    names = (*DERIVED, *own)
-    extra = [key for key in found if key not in wanted and is_named(key, names)]
-    if extra:
+    for key in absent:
+        facts = _anchor_facts(situation.target, key) if is_named(key, _ANCHORS) else None
+        if facts is not None:
+            size = "×".join(map(str, facts["image_size"]))
+            causes.append(
+                Cause(
+                    "anchors-missing",
+                    f"the architecture is an effdet bench, which keeps its anchors in "
+                    f"{quoted(key)}: those of {size} images are generated",
+                    "anchors",
+                    {"key": key, **facts},
+                    automatic=True,
+                )
+            )
+    rest = [key for key in absent if not any(cause.options["key"] == key for cause in causes)]
+    if rest:
         causes.append(
             Cause(
-                "derived-buffers",
-                f"{listed(extra, 3)} follow from the configuration: the model computes them itself",
-                "drop",
-                {"drop": extra},
-                " ".join(f"--drop {key}" for key in extra[:3]),
-                automatic=True,
+                "derived-missing",
+                f"{listed(rest, 3)} {'is' if len(rest) == 1 else 'are'} not in the file: the model "
+                f"computes {'it' if len(rest) == 1 else 'them'} from its configuration, which the "
+                "file does not tell",
+                exact=False,
+                keys=tuple(rest),
             )
         )
-    counted = [key for key in found if key not in wanted and is_named(key, PROFILED)]
-    if counted:
+    return causes
+
+
+def profiled(situation: Situation) -> list[Cause]:
+    """What `thop.profile` leaves on a model, in the file or in the architecture.
+
+    Source: thop 0.1.1 `profile.py` (`total_ops`, `total_params`: float64, shape (1,)).
+    """
+    causes = []
+    extra = [key for key in situation.extra if is_named(key, PROFILED)]
+    if extra:
+        names = [name for name in PROFILED if any(is_named(key, (name,)) for key in extra)]
+        exact = all(_only(situation.found, name, extra) for name in names)
         causes.append(
             Cause(
                 "profiler-counters",
-                f"{len(counted):,} tensors are counters that `thop.profile` left on the model",
+                f"{counted(len(extra), 'tensor is a counter', 'tensors are counters')} that "
+                "`thop.profile` left on the model",
                 "drop",
-                {"drop": counted},
-                "--drop '*total_ops' --drop '*total_params'",
+                {"drop": extra},
+                " ".join(f"--drop '*{name}'" for name in names) if exact else None,
+                automatic=True,
+            )
+        )
+    missing = [key for key in situation.missing if is_named(key, PROFILED)]
+    if missing:
+        specs = {key: situation.wanted[key] for key in missing}
+        causes.append(
+            Cause(
+                "profiler-counters-missing",
+                f"the architecture has {counted(len(missing), 'counter')} that `thop.profile` left "
+                "on it; at zero they change nothing",
+                "fill",
+                {"zeros": {key: [spec.dtype, list(spec.shape)] for key, spec in specs.items()}},
                 automatic=True,
             )
         )
     return causes
+
+
+def _anchor_facts(target: Target, key: str) -> Mapping[str, Any] | None:
+    """What the wanted anchors follow from, None unless that is certain."""
+    known: list[Architecture | None] = [target.architecture]
+    if target.architecture is None:
+        known = [frozen.find(candidate.arch) for candidate in recognised(target.specs)]
+    facts: list[Mapping[str, Any]] = []
+    for architecture in known:
+        card = architecture.card if architecture else {}
+        if all(name in card for name in _ANCHOR_FACTS):
+            own = {name: card[name] for name in _ANCHOR_FACTS}
+            if _number_of_boxes(own) == target.specs[key].shape[0] and own not in facts:
+                facts.append(own)
+    return facts[0] if len(facts) == 1 else None
+
+
+def _number_of_boxes(facts: Mapping[str, Any]) -> int:
+    first, last = facts["levels"]
+    per_cell: int = facts["num_scales"] * len(facts["aspect_ratios"])
+    sides = [[-(-side // 2**level) for side in facts["image_size"]] for level in range(last + 1)]
+    return per_cell * sum(map(prod, sides[first:]))
+
+
+def _only(found: Iterable[str], name: str, chosen: list[str]) -> bool:
+    """Whether the chosen keys are all those that end with the name."""
+    return {key for key in found if key.endswith(name)} <= set(chosen)
+
+
+def _dropping(found: Iterable[str], extra: list[str]) -> str | None:
+    """A short option for buffers of one name in many modules, None if there is none."""
+    names = {key.rpartition(".")[2] for key in extra}
+    if len(extra) <= 3 or len(names) > 1 or not _only(found, f".{min(names)}", extra):
+        return None
+    return f"--drop '*.{names.pop()}'"
 
 
 def _counts(key: str) -> bool:
@@ -99,6 +196,6 @@ def _module(key: str) -> str:
     return key.rpartition(".")[0]
 
 
-def _modules(keys: Iterable[str]) -> set[str]:
+def _norms(keys: Iterable[str]) -> set[str]:
     """The modules that have running statistics."""
-    return {_module(key) for key in keys if key.endswith(("running_mean", "running_var"))}
+    return {_module(key) for key in keys if key.endswith("running_mean")}

@@ -5,42 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ckptool.causes import Cause, Situation
-from ckptool.causes.buffers import counters, derived
-from ckptool.causes.damage import empty_shells, flat_parameters, refused
+from ckptool.causes.buffers import anchors_missing, counters, derived, profiled
+from ckptool.causes.copies import adapters, ema_mirror
+from ckptool.causes.damage import empty_shells, flat_parameters, not_dense, not_tensors
 from ckptool.causes.heads import anchors, classes, input_channels
-from ckptool.causes.identity import a_part, another_architecture, extra_modules, unrelated
-from ckptool.causes.spelling import head_norms, renamed_members
-from ckptool.causes.structure import (
-    adapters,
-    ema_mirror,
-    fused_norms,
-    redundant_biases,
-    reparametrised,
-)
-from ckptool.causes.wrappers import prefix, segments
+from ckptool.causes.identity import another_size, extra_modules, part_only, unrelated
+from ckptool.causes.spelling import head_norms, norm_spelling, renamed_members, unit_axes
+from ckptool.causes.structure import fused_norms, redundant_biases, reparametrised
+from ckptool.causes.wrappers import mixed_copies, prefix, segments
 
-# What wraps or renames all keys comes first, then what makes it another network, in which case the
-# rest is not worth a look; single tensors come last.
-DETECTORS: tuple[Callable[[Situation], list[Cause]], ...] = (
+Detector = Callable[[Situation], list[Cause]]
+
+# What stands around the weights or is not of the network, whatever network it is.
+AROUND: tuple[Detector, ...] = (
+    not_tensors,
     flat_parameters,
-    empty_shells,
-    refused,
     segments,
+    mixed_copies,
     prefix,
+    not_dense,
+    empty_shells,
     renamed_members,
     ema_mirror,
-    derived,
-    another_architecture,
-    a_part,
     adapters,
+    derived,
+    anchors_missing,
+    profiled,
+)
+# How the same network may differ from what is wanted.
+INSIDE: tuple[Detector, ...] = (
+    head_norms,
+    norm_spelling,
     reparametrised,
     fused_norms,
-    unrelated,
-    head_norms,
     redundant_biases,
     counters,
-    extra_modules,
+    unit_axes,
     input_channels,
     anchors,
     classes,
+    extra_modules,
+    part_only,
 )
+# What else may be said where that leaves something open and no architecture fits.
+REST: tuple[Detector, ...] = (another_size, unrelated)

@@ -1,49 +1,52 @@
-"""Tensors that a model has more or fewer of: redundant biases, reparametrised weights, copies."""
+"""Tensors that a model has more or fewer of: biases, parts of a weight, norms that were fused."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ckptool.causes import Cause, Situation
-from ckptool.errors import listed
+from ckptool.errors import counted, listed
+from ckptool.identification import candidates
 from ckptool.tensors import TensorSpec
 
-_HEAD_BIAS = re.compile(r"((?:.*\.)?(?:class_net|box_net))\.conv_rep\.([0-9]+)\.conv(?:_pw)?\.bias")
+# Source: effdet 0.4.1 `efficientdet.py` (`SeparableConv2d`, `ConvBnAct2d`, `HeadNet`).
+_HEAD_BIAS = re.compile(r"((?:.*\.)?(?:class|box)_net)\.conv_rep\.([0-9]+)\.conv(?:_pw)?\.bias")
+_HEAD_MEAN = re.compile(
+    r"((?:.*\.)?(?:class|box)_net)\.bn_rep\.([0-9]+)\.([0-9]+)\.(bn\.)?running_mean"
+)
+_FPN_BIAS = re.compile(r"((?:.*\.)?fpn\.(?:.*\.)?conv)\.conv(?:_pw)?\.bias")
 
 
 def redundant_biases(situation: Situation) -> list[Cause]:
-    """Biases right before a BatchNorm, which effdet's `redundant_bias` adds (the `tf_` configs).
-
-    Source: effdet 0.4.1 `efficientdet.py` (`SeparableConv2d`, `HeadNet`).
-    """
-    found, wanted = situation.weights.specs, situation.target.specs
+    """Biases right before a BatchNorm, which effdet's `redundant_bias` adds (the `tf_` configs)."""
+    found, wanted = situation.found, situation.wanted
     causes = []
-    extra = _followed_by_norm([key for key in found if key not in wanted], found)
+    extra = _followed_by_norm(situation.extra, found)
     if extra:
+        biases = counted(len(extra), "bias", "biases")
         causes.append(
             Cause(
                 "redundant-biases",
-                f"the file has {len(extra):,} biases right before a BatchNorm, the architecture "
-                "has none there: the file was written with redundant_bias=True, as the `tf_` "
-                "architectures are; folding them into the running means changes nothing",
+                f"the file has {biases} right before a BatchNorm and the architecture has none "
+                "there: it was written with redundant_bias=True; folded into the running means "
+                f"they change nothing{_also(situation)}",
                 "fold",
                 {"biases": extra},
-                f"--arch {situation.target.name}",
                 automatic=True,
             )
         )
-    lacking = _followed_by_norm([key for key in wanted if key not in found], wanted)
-    if lacking and all(mean in found for means in lacking.values() for mean in means):
-        zeros = {key: [wanted[key].dtype, list(wanted[key].shape)] for key in lacking}
+    lacking = _followed_by_norm(situation.missing, wanted)
+    if lacking:
+        biases = counted(len(lacking), "bias", "biases")
         causes.append(
             Cause(
                 "redundant-biases-missing",
-                f"the file lacks {len(lacking):,} biases right before a BatchNorm: it was written "
-                "with redundant_bias=False; biases of zero change nothing",
+                f"the file lacks {biases} right before a BatchNorm that the architecture has: it "
+                "was written with redundant_bias=False; biases of zero change nothing"
+                f"{_also(situation)}",
                 "fill",
-                {"zeros": zeros},
-                f"--arch {situation.target.name}",
+                {"zeros": {k: [wanted[k].dtype, list(wanted[k].shape)] for k in lacking}},
                 automatic=True,
             )
         )
@@ -52,98 +55,81 @@ def redundant_biases(situation: Situation) -> list[Cause]:
 
 def reparametrised(situation: Situation) -> list[Cause]:
     """Weights stored as the parts of a weight_norm, a spectral_norm or a pruning mask."""
-    found, wanted = situation.weights.specs, situation.target.specs
-    parts: dict[str, list[str]] = {}
-    for key in found:
+    found, missing = situation.found, set(situation.missing)
+    weights: dict[str, list[str]] = {}
+    for key in situation.extra:
         for suffix, kind, others in _PARTS:
-            if not key.endswith(suffix):
-                continue
             stem = key.removesuffix(suffix)
             weight = stem if kind == "pruning" else f"{stem}.weight"
             names = [key, *(stem + other for other in others)]
-            if weight in wanted and weight not in found and all(part in found for part in names):
+            if key != stem and weight in missing and all(part in found for part in names):
+                weights.setdefault(weight, [kind, *names])
+    causes = []
+    if weights:
+        kinds = sorted({kind for kind, *_ in weights.values()})
+        causes.append(
+            Cause(
+                "reparametrised",
+                f"{counted(len(weights), 'weight is', 'weights are')} stored as the parts of "
+                f"{' and '.join(kinds)} ({listed(weights, 2)}): what they stand for is computed",
+                "materialise",
+                {"weights": weights},
+                automatic=True,
+            )
+        )
+    extra = set(situation.extra)
+    parts: dict[str, list[str]] = {}
+    for key in situation.missing:
+        for suffix, kind, others in _PARTS:
+            stem = key.removesuffix(suffix)
+            weight = stem if kind == "pruning" else f"{stem}.weight"
+            names = [key, *(stem + other for other in others)]
+            if key != stem and weight in extra and all(part in missing for part in names):
                 parts.setdefault(weight, [kind, *names])
-    if not parts:
-        return []
-    kinds = sorted({kind for kind, *_ in parts.values()})
-    return [
-        Cause(
-            "reparametrised",
-            f"{len(parts):,} weights are stored as the parts of {' and '.join(kinds)}: "
-            f"{listed(parts, 3)}",
-            "materialise",
-            {"weights": parts},
-            f"--arch {situation.target.name}",
-            automatic=True,
+    if parts:
+        kinds = sorted({kind for kind, *_ in parts.values()})
+        causes.append(
+            Cause(
+                "not-reparametrised",
+                f"the architecture keeps {counted(len(parts), 'weight')} as the parts of "
+                f"{' and '.join(kinds)} ({listed(parts, 2)}), the file has the weights themselves: "
+                "load them before the model is reparametrised",
+                exact=False,
+                keys=tuple(k for weight, (_, *names) in parts.items() for k in (weight, *names)),
+            )
         )
-    ]
-
-
-def ema_mirror(situation: Situation) -> list[Cause]:
-    """Copies of the weights under `ema_` and their name with underscores, as mmdet 2 keeps them.
-
-    Source: mmdet 2.x `core/hook/ema.py`.
-    """
-    found = situation.weights.specs
-    copies = [
-        mirror
-        for key in found
-        if (mirror := f"ema_{key.replace('.', '_')}") in found
-        and mirror not in situation.target.specs
-    ]
-    if not copies:
-        return []
-    return [
-        Cause(
-            "ema-mirror",
-            f"{len(copies):,} tensors are a second copy of the weights ({listed(copies, 1)}), "
-            "which mmdet 2 keeps for its moving average: after an epoch the plain names hold the "
-            "average",
-            "drop",
-            {"drop": copies},
-            "--drop 'ema_*'",
-            exact=False,
-        )
-    ]
-
-
-def adapters(situation: Situation) -> list[Cause]:
-    """LoRA adapters, whose scale no checkpoint holds."""
-    keys = tuple(key for key in situation.weights.tensors if ".lora_A" in key or ".lora_B" in key)
-    if not keys:
-        return []
-    return [
-        Cause(
-            "lora",
-            f"{len(keys):,} tensors are LoRA adapters; merging them needs their alpha, which is "
-            "not in the file: merge them with peft first",
-            exact=False,
-            keys=keys,
-        )
-    ]
+    return causes
 
 
 def fused_norms(situation: Situation) -> list[Cause]:
     """Convolutions with their BatchNorm fused in: a bias where the norm should be."""
-    found, wanted = situation.weights.specs, situation.target.specs
-    gone = [key for key in wanted if key.endswith(".running_mean") and key not in found]
-    biases = [key for key in found if key.endswith(".bias") and key not in wanted]
-    if len(gone) < 4 or len(biases) < 0.8 * len(gone):
+    found, wanted = situation.found, situation.wanted
+    missing = set(situation.missing)
+    norms = [key.removesuffix("running_mean") for key in missing if key.endswith("running_mean")]
+    gone = tuple(sorted(n for n in norms if not any(n + part in found for part in _NORM_PARTS)))
+    biases = [
+        key
+        for key in situation.extra
+        if key.endswith("bias") and len(wanted.get(f"{key[:-4]}weight", _SCALAR).shape) > 1
+    ]
+    if not gone or 2 * len(biases) < len(gone):
         return []
-    prefixes = tuple(key.removesuffix("running_mean") for key in gone)
-    lost = tuple(key for key in wanted if key not in found and key.startswith(prefixes))
+    modules = set(gone)
+    lost = [key for key in situation.missing if f"{key.rpartition('.')[0]}." in modules]
     return [
         Cause(
             "fused-norms",
-            f"{len(biases):,} convolutions have a bias and {len(gone):,} BatchNorm layers are "
-            "missing: the norms were fused into the convolutions for deployment, which cannot be "
-            "undone",
+            f"{counted(len(biases), 'convolution has', 'convolutions have')} a bias and "
+            f"{counted(len(gone), 'BatchNorm layer is', 'BatchNorm layers are')} missing: the "
+            "norms were fused into the convolutions for deployment, which cannot be undone",
             exact=False,
             keys=(*biases, *lost),
         )
     ]
 
 
+_SCALAR = TensorSpec("float32", ())
+_NORM_PARTS = ("running_mean", "running_var", "weight", "bias")
 _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (".weight_g", "weight_norm", (".weight_v",)),
     (".parametrizations.weight.original0", "weight_norm", (".parametrizations.weight.original1",)),
@@ -157,24 +143,30 @@ _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _followed_by_norm(keys: list[str], specs: Mapping[str, TensorSpec]) -> dict[str, list[str]]:
-    """Each bias in front of a BatchNorm, with the running means of the norms that it feeds."""
-    found: dict[str, list[str]] = {}
-    means = [key for key in specs if key.endswith(".running_mean")]
+def _followed_by_norm(keys: Iterable[str], specs: Mapping[str, TensorSpec]) -> dict[str, list[str]]:
+    """Each bias of effdet's that stands before a norm, with the running means that it feeds."""
+    means: dict[tuple[str, str], list[str]] = {}
+    for key in specs:
+        match = _HEAD_MEAN.fullmatch(key) if "_net.bn_rep." in key else None
+        if match:
+            net, first, second, inner = match.groups()
+            means.setdefault((net, first if inner else second), []).append(key)
+    behind: dict[str, list[str]] = {}
     for key in keys:
-        if not key.endswith(".bias") or len(specs[key].shape) != 1:
-            continue
         head = _HEAD_BIAS.fullmatch(key)
+        node = _FPN_BIAS.fullmatch(key)
         if head:
-            shared = f"{head[1]}.bn_rep.{head[2]}."
-            behind = [mean for mean in means if mean.startswith(shared)]
+            fed = means.get((head[1], head[2]), [])
         else:
-            parent = key.removesuffix(".bias").rpartition(".")[0]
-            behind = [m for m in (f"{parent}.bn.running_mean", _above(parent)) if m in specs]
-        if behind:
-            found[key] = behind
-    return found
+            fed = [f"{node[1]}.bn.running_mean"] if node else []
+        if fed and all(mean in specs and specs[mean].shape == specs[key].shape for mean in fed):
+            behind[key] = fed
+    return behind
 
 
-def _above(parent: str) -> str:
-    return f"{parent.rpartition('.')[0]}.bn.running_mean"
+def _also(situation: Situation) -> str:
+    """A clause on the architectures that the file fits with its biases as they are."""
+    if situation.target.architecture is None:
+        return ""
+    names = [candidate.arch for candidate in candidates(situation.weights) if candidate.fits]
+    return f"; as it is the file fits {listed(names, 2)}, which may pad otherwise" if names else ""

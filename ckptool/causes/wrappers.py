@@ -2,119 +2,212 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from ckptool.causes import Cause, Situation
-from ckptool.errors import listed, quoted
+from ckptool.errors import counted, listed, quoted
 from ckptool.identification import SEGMENTS
 from ckptool.tensors import TensorSpec
 
 _WRITTEN_BY = {
-    "module.": "DistributedDataParallel or DataParallel",
-    "_orig_mod.": "torch.compile",
-    "_forward_module.": "Lightning",
-    "_fsdp_wrapped_module.": "FSDP",
-    "model.": "a Lightning module or an effdet bench",
-    "model.model.": "an effdet bench inside a Lightning module",
-    "module.model.": "a bench or module inside DistributedDataParallel",
+    "module": "DistributedDataParallel or DataParallel",
+    "model": "a Lightning module or an effdet bench",
+    "_orig_mod": "torch.compile",
+    "_forward_module": "Lightning",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
 }
+_STACKED = {"model.model.": "an effdet bench inside a Lightning module adds"}
 _DEEPEST = 6
+# The least share of the smaller side's keys that must agree before a prefix is believed.
+_BELIEVED = 0.3
 
 
 def segments(situation: Situation) -> list[Cause]:
     """Segments of wrappers that stand anywhere in the keys."""
-    found, wanted = situation.weights.tensors, situation.target.specs
-    inside = [
-        name
-        for name in SEGMENTS
-        if any(name in key.split(".") for key in found)
-        and not any(name in key.split(".") for key in wanted)
-    ]
+    wanted = _parts(situation.wanted)
+    inside = [name for name in SEGMENTS if name in _parts(situation.found) - wanted]
     if not inside:
         return []
-    names = ", ".join(quoted(f"{name}.") for name in inside)
-    owners = " and ".join(sorted({_WRITTEN_BY.get(f"{name}.", "a wrapper") for name in inside}))
+    keys = [key for key in situation.found if not _parts((key,)).isdisjoint(inside)]
+    names = " and ".join(quoted(f"{name}.") for name in inside)
+    owners = " and ".join(_WRITTEN_BY[name] for name in inside)
+    leading = len(inside) == 1 and all(_only_leads(key, inside[0]) for key in keys)
     return [
         Cause(
             "wrapper-segment",
-            f"the keys hold {names}, which {owners} puts into them",
+            f"{_share(len(keys), len(situation.found))} {names} in their names, which {owners} "
+            f"put{'s' if len(inside) == 1 else ''} there",
             "rename",
             {"remove": inside},
-            "--rename "
-            + " --rename ".join(f"'{{*a}}{name}.{{*b}}={{*a}}{{*b}}'" for name in inside),
+            f"--strip-prefix {inside[0]}." if leading else None,
             automatic=True,
+        )
+    ]
+
+
+def mixed_copies(situation: Situation) -> list[Cause]:
+    """The weights twice in one file: under two prefixes, or with and without one."""
+    found, wanted = situation.found, situation.wanted
+    votes = _votes(found, wanted)
+    votes[""] = sum(key in wanted for key in found)
+    (first, most), (second, others) = [*votes.most_common(2), ("", 0)][:2]
+    twice = _twice(found, first, "") if first else []
+    if twice:
+        second = ""
+    elif others >= _BELIEVED * most:
+        twice = [key for key in _twice(found, first, second) if key.removeprefix(first) in wanted]
+    if not twice:
+        return []
+    prefixed, plain = (first, second) if first else (second, first)
+    how = f"under {quoted(first)} and under {quoted(second)}"
+    if not plain:
+        how = f"with and without the prefix {quoted(prefixed)}"
+    rest = twice[0].removeprefix(first)
+    glob = shlex.quote(f"{prefixed}*")
+    return [
+        Cause(
+            "mixed-copies",
+            f"{counted(len(twice), 'tensor is', 'tensors are')} in the file twice, {how} "
+            f"({listed([first + rest, second + rest])}): which of them are meant cannot be told; "
+            f"`--keep {glob}` or `--drop {glob}` chooses",
+            exact=False,
+            whole=True,
         )
     ]
 
 
 def prefix(situation: Situation) -> list[Cause]:
-    """A prefix that all keys have too many, or too few."""
-    found, wanted = situation.weights.specs, situation.target.specs
-    agreeing = _agreeing(found, wanted)
-    strip, stripped = _best_prefix(found, wanted)
-    add, added = _best_prefix(wanted, found)
-    if max(stripped, added) <= agreeing:
-        return []
+    """A prefix that the keys have too many, or too few, or instead of another one."""
+    found, wanted = situation.found, situation.wanted
+    agreeing = sum(key in wanted for key in found)
+    strip, stripped = _best(_votes(found, wanted))
+    add, added = _best(_votes(wanted, found))
+    enough = max(agreeing + 1, _BELIEVED * min(len(found), len(wanted)))
+    if max(stripped, added) < enough:
+        return _another_prefix(situation, enough)
     if stripped >= added:
-        return _strip(situation, strip)
+        having = sum(key.startswith(strip) for key in found)
+        return [
+            Cause(
+                "wrapper-prefix",
+                f"{_share(having, len(found), 'start')} with {quoted(strip)}, {_adding(strip)}",
+                "rename",
+                {"strip": strip},
+                f"--strip-prefix {shlex.quote(strip)}",
+                automatic=True,
+            )
+        ]
     return [
         Cause(
             "missing-prefix",
-            f"the architecture's keys start with {quoted(add)}, the file's do not",
+            f"the architecture's keys start with {quoted(add)}, the file's do not: the model is "
+            "wrapped, the file is not",
             "rename",
             {"add": add},
-            f"--add-prefix {add}",
+            f"--add-prefix {shlex.quote(add)}",
             automatic=True,
         )
     ]
 
 
-def _strip(situation: Situation, strip: str) -> list[Cause]:
-    keys = list(situation.weights.tensors)
-    twice = [key for key in keys if key.startswith(strip) and key.removeprefix(strip) in keys]
-    if twice:
-        return [
-            Cause(
-                "mixed-copies",
-                f"{len(twice):,} tensors are in the file twice, with and without the prefix "
-                f"{quoted(strip)} ({listed([twice[0], twice[0].removeprefix(strip)])}): which of "
-                "them is meant cannot be told",
-                fix=f"--keep '{strip}*' or --drop '{strip}*'",
-                exact=False,
-                ends=True,
-                keys=tuple(twice),
-            )
-        ]
-    having = sum(key.startswith(strip) for key in keys)
-    count = "all" if having == len(keys) else f"{having:,} of"
-    owner = _WRITTEN_BY.get(strip)
+def _twice(found: Mapping[str, TensorSpec], first: str, second: str) -> list[str]:
+    """The keys with the first prefix that are there with the second one too."""
+    starting = (key for key in found if key.startswith(first))
+    return [key for key in starting if second + key.removeprefix(first) in found]
+
+
+def _another_prefix(situation: Situation, enough: float) -> list[Cause]:
+    """One prefix in the file, another one in the architecture."""
+    found, wanted = situation.found, situation.wanted
+    best, most, start = ("", ""), 0, 0
+    for old in _common(found):
+        rests = [key[len(old) :] for key in found if key.startswith(old)]
+        for new in _common(wanted):
+            count = sum(new + rest in wanted for rest in rests)
+            if count > most:
+                best, most, start = (old, new), count, len(rests)
+    if most < enough:
+        return []
+    old, new = best
     return [
         Cause(
-            "wrapper-prefix",
-            f"{count} {len(keys):,} keys start with {quoted(strip)}"
-            + (f", which {owner} adds" if owner else ""),
+            "another-prefix",
+            f"{_share(start, len(found), 'start')} with {quoted(old)}, the architecture's with "
+            f"{quoted(new)}",
             "rename",
-            {"strip": strip},
-            f"--strip-prefix {strip}",
+            {"rules": [[f"{old}{{*}}", f"{new}{{*}}"]]},
+            f"--rename {shlex.quote(f'{old}={new}')}",
             automatic=True,
         )
     ]
 
 
-def _agreeing(found: Mapping[str, TensorSpec], wanted: Mapping[str, TensorSpec]) -> int:
-    return sum(key in wanted for key in found)
+def _share(number: int, total: int, verb: str = "have") -> str:
+    """`all 784 keys start`, `300 of 784 keys start`, `the one key starts`."""
+    if number == total:
+        return f"all {number:,} keys {verb}" if number > 1 else f"the only key {_singular(verb)}"
+    return f"{number:,} of {total:,} keys {verb if number > 1 else _singular(verb)}"
 
 
-def _best_prefix(longer: Iterable[str], shorter: Mapping[str, TensorSpec]) -> tuple[str, int]:
-    """The prefix that turns the most of the longer keys into shorter ones, and how many."""
+def _singular(verb: str) -> str:
+    return "has" if verb == "have" else f"{verb}s"
+
+
+def _adding(strip: str) -> str:
+    """A clause on who puts a prefix in front of keys."""
+    if strip in _STACKED:
+        return f"which {_STACKED[strip]}"
+    names = list(dict.fromkeys(strip.rstrip(".").split(".")))
+    known = [name for name in names if name in _WRITTEN_BY]
+    if len(known) < len(names):
+        return "the architecture's do not"
+    if len(known) == 1:
+        return f"which {_WRITTEN_BY[known[0]]} adds"
+    return "which " + " and ".join(f"{_WRITTEN_BY[n]} ({quoted(f'{n}.')})" for n in known) + " add"
+
+
+def _parts(keys: Iterable[str]) -> set[str]:
+    """The wrappers' segments that are in the keys."""
+    keys = list(keys)
+    return {
+        name for name in SEGMENTS if any(name in key and name in key.split(".") for key in keys)
+    }
+
+
+def _only_leads(key: str, name: str) -> bool:
+    return key.startswith(f"{name}.") and key.split(".").count(name) == 1
+
+
+def _best(votes: Counter[str]) -> tuple[str, int]:
+    return votes.most_common(1)[0] if votes else ("", 0)
+
+
+def _votes(longer: Iterable[str], shorter: Mapping[str, TensorSpec]) -> Counter[str]:
+    """For each prefix how many of the longer keys it turns into shorter ones."""
     votes: Counter[str] = Counter()
     for key in longer:
-        at = key.find(".")
-        for _ in range(_DEEPEST):
-            if at < 0:
-                break
-            if key[at + 1 :] in shorter:
-                votes[key[: at + 1]] += 1
-            at = key.find(".", at + 1)
-    return votes.most_common(1)[0] if votes else ("", 0)
+        votes.update(start for start in _starts(key) if key[len(start) :] in shorter)
+    return votes
+
+
+def _starts(key: str) -> Iterator[str]:
+    """The prefixes of a key that end with a dot, the shortest first."""
+    at = key.find(".")
+    for _ in range(_DEEPEST):
+        if at < 0:
+            return
+        yield key[: at + 1]
+        at = key.find(".", at + 1)
+
+
+def _common(keys: Iterable[str]) -> list[str]:
+    """The prefixes that at least half of the keys have."""
+    votes: Counter[str] = Counter()
+    total = 0
+    for key in keys:
+        total += 1
+        votes.update(_starts(key))
+    return [start for start, count in votes.items() if 2 * count >= total]

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import printable, quoted
-from ckptool.grouping import group
-from ckptool.render.words import fact, format_name, spec_json, spec_text, table
+from ckptool.errors import counted, printable, quoted
+from ckptool.grouping import group, group_within
+from ckptool.render.words import (
+    fact,
+    format_name,
+    plain,
+    shortened,
+    spec_json,
+    spec_text,
+    table,
+    wrapped,
+)
 
 if TYPE_CHECKING:
+    from ckptool.causes import Cause
     from ckptool.compare import Entry
     from ckptool.diagnose import Diff
 
+LIMIT = 20
+WIDTH = 100
 
 # What no file stores and what changes the outputs silently when it is wrong.
 _TELLING = (
@@ -27,6 +39,7 @@ _TELLING = (
     "anchors",
     "scale_x_y",
 )
+_MOST_UNEXPLAINED = 8
 
 
 def diff_json(found: Diff) -> dict[str, Any]:
@@ -55,74 +68,108 @@ def diff_json(found: Diff) -> dict[str, Any]:
                 "keys": list(cause.keys),
                 "fix": cause.fix,
                 "exact": cause.exact,
+                "harmless": cause.harmless,
             }
             for cause in found.causes
         ],
         "unexplained": list(found.unexplained),
         "also_fits": list(found.also_fits),
-        "not_in_file": dict(found.not_in_file),
+        "not_in_file": plain(found.not_in_file),
         "notes": list(found.notes),
         "fix": found.fix,
     }
 
 
-def diff_text(found: Diff, limit: int = 20) -> str:
-    """What `diff` shows."""
-    classes = f" with {found.num_classes} classes" if found.num_classes is not None else ""
+def diff_text(found: Diff, limit: int = LIMIT, width: int = WIDTH) -> str:
+    """What `diff` shows: the differences, what explains them, and last what to type.
+
+    `limit` is the number of lines for the differences, 0 for one for each key and no end.
+    """
+    classes = "" if found.num_classes is None else f" with {_classes(found.num_classes)}"
     weights = "" if found.weights == "." else f", weights {quoted(found.weights)}"
     lines = [
         f"{printable(found.file)} ({format_name(found.format)}{weights}) against "
         f"{printable(found.arch)}{classes}",
-        "",
         _counts(found.counts),
     ]
-    groups = _grouped(found.entries)
-    if groups:
-        rows = [["", "key", "found", "wanted"], *groups[: limit or None]]
-        lines += ["", *table(rows)]
-        if limit and len(groups) > limit:
-            lines.append(f"  and {len(groups) - limit:,} more lines (--limit 0 shows all)")
-    if found.causes:
-        lines += ["", "why"]
-        for number_, cause in enumerate(found.causes, 1):
-            lines.append(f"  {number_}. {cause.summary}")
-            if cause.fix:
-                lines.append(f"     {cause.fix}")
+    lines += _differences(found.entries, limit, width)
+    blocking = [cause for cause in found.causes if not cause.harmless]
+    harmless = [cause for cause in found.causes if cause.harmless]
+    lines += _causes("why it does not load", blocking, 1, width)
+    lines += _causes("worth knowing", harmless, 1 + len(blocking), width)
     if found.unexplained:
-        keys = ", ".join(pattern for pattern, _, _ in group((k, 0) for k in found.unexplained)[:8])
-        lines += ["", f"unexplained: {printable(keys, 400)}"]
-    if found.also_fits:
-        lines += ["", "also fits"]
-        lines += [f"  {name}: {_contrast(facts)}" for name, facts in found.distinguished.items()]
-    if found.not_in_file:
-        lines += ["", "not stored in any file: " + _card(found.not_in_file)]
-    lines += ["", *(f"note: {note}" for note in found.notes)]
-    lines += _verdict(found)
-    return "\n".join(lines)
+        keys = [f"  {name}" for name in _patterns(found.unexplained, _MOST_UNEXPLAINED, width)]
+        lines += ["", f"not explained: {counted(len(found.unexplained), 'key')}", *keys]
+    near = found.fits_strict or found.fix
+    if found.also_fits and near:
+        lines += ["", "keys and shapes fit these as well"]
+        for name, facts in found.distinguished.items():
+            lines += wrapped(f"{name}: {_contrast(facts)}", width, "  ", "    ")
+    card = _card(found.not_in_file) if near else ""
+    if card:
+        lines += ["", *wrapped(f"not stored in any file: {card}", width, "", "  ")]
+    for note in found.notes:
+        lines += ["", *wrapped(f"note: {note}", width, "", "  ")]
+    return "\n".join([*lines, "", *_verdict(found)])
 
 
-def _grouped(entries: Sequence[Entry]) -> list[list[str]]:
-    """A row for each group of differences: kind, pattern, found, wanted.
+def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
+    """A table of the differences, grouped for people."""
+    alone = [(e.key, e.kind) for e in entries if e.kind in ("missing", "unexpected")]
+    shaped = [(e.key, _sides(e)) for e in entries if e.kind == "shape"]
+    by_key = {(e.key, e.kind): e for e in entries}
+    shapes = group(shaped) if limit else [(key, sides, 1) for key, sides in shaped]
+    room = max(limit - len(shapes), 2)
+    others = group_within(alone, room) if limit else [(key, kind, 1) for key, kind in alone]
+    rows = [["shape", _tally(pattern, n), *sides] for pattern, sides, n in shapes]
+    for pattern, kind, count in others:
+        entry = by_key.get((pattern, kind)) if count == 1 else None
+        sides = (spec_text(entry.found), spec_text(entry.wanted)) if entry else ("", "")
+        rows.append([kind, _tally(pattern, count), *sides])
+    if not rows:
+        return []
+    shown = rows[: limit or None]
+    beside = max(len("  ".join(row[2:]).rstrip()) for row in shown) if shown else 0
+    for row in shown:
+        row[1] = shortened(printable(row[1], 500), max(width - beside - 18, 30))
+    lines = ["", *table([["", "", "found", "wanted"], *shown] if beside else shown)]
+    rest = rows[len(shown) :]
+    if rest:
+        lines.append(f"  and {len(rest):,} more lines; --limit 0 shows every key")
+    return lines
 
-    Tensors that are only missing or unexpected are grouped whatever their shapes are.
-    """
-    specs: dict[tuple[str, str], list[Entry]] = {}
-    shared: list[tuple[str, tuple[str, str, str]]] = []
-    for entry in entries:
-        if entry.kind == "dtype":
-            continue
-        alone = entry.kind in ("missing", "unexpected")
-        sides = ("", "") if alone else (spec_text(entry.found), spec_text(entry.wanted))
-        shared.append((entry.key, (entry.kind, *sides)))
-        specs.setdefault((entry.kind, entry.key), []).append(entry)
-    rows = []
-    for pattern, (kind, have, want), count in group(shared):
-        if count == 1 and not (have or want):
-            entry = specs[kind, pattern][0]
-            have, want = spec_text(entry.found), spec_text(entry.wanted)
-        name = printable(pattern, 90) + (f"  ({count})" if count > 1 else "")
-        rows.append([kind, name, have, want])
-    return rows
+
+def _tally(pattern: str, count: int) -> str:
+    return f"{pattern}  ({count:,})" if count > 1 else pattern
+
+
+def _sides(entry: Entry) -> tuple[str, str]:
+    """Both sides of a difference of shape; the dtype is told where it differs too."""
+    if entry.found is None or entry.wanted is None:
+        return spec_text(entry.found), spec_text(entry.wanted)
+    if entry.found.dtype != entry.wanted.dtype:
+        return spec_text(entry.found), spec_text(entry.wanted)
+    have, want = (
+        "×".join(map(str, spec.shape)) or "scalar" for spec in (entry.found, entry.wanted)
+    )
+    return have, want
+
+
+def _causes(title: str, causes: Sequence[Cause], first: int, width: int) -> list[str]:
+    lines = ["", title] if causes else []
+    for number, cause in enumerate(causes, first):
+        lines += wrapped(cause.summary, width, f"  {number}. ", "     ")
+        if cause.fix:
+            lines.append(f"       {cause.fix}")
+    return lines
+
+
+def _patterns(keys: Iterable[str], most: int, width: int) -> list[str]:
+    """Keys as patterns, each on its line, and how many lines more there would be."""
+    groups = group_within([(key, None) for key in keys], most)
+    names = [shortened(printable(_tally(p, n), 500), width - 4) for p, _, n in groups[:most]]
+    rest = len(groups) - len(names)
+    return [*names, f"and {rest:,} more"] if rest else names
 
 
 def _contrast(facts: Mapping[str, tuple[object, object]]) -> str:
@@ -136,13 +183,18 @@ def _contrast(facts: Mapping[str, tuple[object, object]]) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     words = {
-        "matched": "matched",
         "missing": "missing",
         "unexpected": "unexpected",
         "shape": "of another shape",
         "dtype": "of another dtype",
     }
-    return ", ".join(f"{counts[name]:,} {word}" for name, word in words.items())
+    wrong = [f"{counts[name]:,} {word}" for name, word in words.items() if counts[name]]
+    matched = counted(counts["matched"], "tensor matches", "tensors match")
+    return ", ".join([matched, *wrong])
+
+
+def _classes(count: int) -> str:
+    return counted(count, "class", "classes")
 
 
 def _card(card: Mapping[str, object]) -> str:
@@ -155,6 +207,19 @@ def _card(card: Mapping[str, object]) -> str:
 def _verdict(found: Diff) -> list[str]:
     if found.fits_strict:
         return ["it fits: load_state_dict(strict=True) succeeds"]
+    loads = not any(found.counts[kind] for kind in ("missing", "unexpected", "shape"))
     if found.fix:
-        return ["it does not load; this makes a file that does:", f"  {found.fix}"]
-    return ["it does not load, and no edit known here would make it load"]
+        what = "it loads, but not every dtype is as wanted" if loads else "it does not load"
+        does = "has them" if loads else "does"
+        return [f"{what}; this makes a file that {does}:", f"  {found.fix}"]
+    if loads:
+        return ["it loads, but not every dtype is as wanted"]
+    stuck = [
+        str(number)
+        for number, cause in enumerate((c for c in found.causes if not c.harmless), 1)
+        if cause.edit is None and not cause.automatic
+    ]
+    reasons = [f"see {' and '.join(stuck)}"] if stuck else []
+    if found.unexplained:
+        reasons.append(f"{counted(len(found.unexplained), 'key is', 'keys are')} not explained")
+    return [f"it does not load, and no conversion makes it: {', '.join(reasons)}"]

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import printable
-from ckptool.render.words import table
+from ckptool.render.words import format_name, table
 
 if TYPE_CHECKING:
-    from ckptool.identification import Identified
+    from ckptool.identification import Candidate, Identified
 
 
 def identified_json(found: Identified) -> dict[str, Any]:
@@ -24,25 +24,40 @@ def identified_json(found: Identified) -> dict[str, Any]:
 
 def identified_text(found: Identified) -> str:
     """What `identify` shows."""
+    weights = "" if found.weights == "." else f", weights `{printable(found.weights)}`"
+    lines = [f"{printable(found.file)} ({format_name(found.format)}{weights})", ""]
     if not found.candidates:
-        return f"{printable(found.file)}: nothing that ckptool knows"
+        return "\n".join([*lines, "no architecture that ckptool knows: `ckptool archs` lists them"])
     rows = [["", "architecture", "classes", "dtype", "prefix", "differences"]]
-    for item in found.candidates:
-        wrong = [
-            f"{count:,} {word}"
-            for count, word in (
-                (item.missing, "missing"),
-                (item.unexpected, "unexpected"),
-                (item.shape, "of another shape"),
-            )
-            if count
+    rows += [_row(item) for item in found.candidates]
+    lines += table(rows)
+    count = len(found.fitting)
+    if count > 1:
+        lines += [
+            "",
+            f"{count} fit alike: keys and shapes do not tell them apart; "
+            f"`ckptool diff FILE --arch {found.fitting[0].arch}` says what does",
         ]
-        classes = "" if item.num_classes is None else str(item.num_classes)
-        mark = "fits" if item.fits else "near"
-        rows.append(
-            [mark, item.arch, classes, item.dtype, printable(item.prefix), ", ".join(wrong) or "-"]
-        )
-    lines = [f"{printable(found.file)}", "", *table(rows)]
-    if len(found.fitting) > 1:
-        lines += ["", f"{len(found.fitting)} fit alike: keys and shapes cannot tell them apart"]
+    elif not count:
+        lines += ["", "none fits; `ckptool diff FILE --arch NAME` says why"]
     return "\n".join(lines)
+
+
+def _row(item: Candidate) -> list[str]:
+    wrong = [
+        f"{count:,} {word}"
+        for count, word in (
+            (item.missing, "missing"),
+            (item.unexpected, "unexpected"),
+            (item.shape, "of another shape"),
+        )
+        if count
+    ]
+    return [
+        "fits" if item.fits else "near",
+        item.arch,
+        "" if item.num_classes is None else str(item.num_classes),
+        item.dtype,
+        printable(item.prefix),
+        ", ".join(wrong) or "-",
+    ]

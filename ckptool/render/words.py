@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import CkptError
@@ -69,6 +70,46 @@ def fact(value: object) -> str:
     if isinstance(value, (list, tuple)):
         return "×".join(map(str, value)) if all(type(v) is int for v in value) else str(list(value))
     return str(value)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: non-finite numbers as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return number(value) if isinstance(value, float) else value
+
+
+def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
+    """The text as lines of at most that width, cut at blanks only."""
+    from textwrap import wrap
+
+    return wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, cut in its middle if it is too long."""
+    if len(text) <= longest:
+        return text
+    half = max(longest - 1, 2) // 2
+    return f"{text[: max(longest, 3) - 1 - half]}…{text[-half:]}"
+
+
+def terminal_width() -> int:
+    """The columns of the terminal that stdout is, 100 where it is none."""
+    try:
+        columns = os.get_terminal_size(1).columns
+    except OSError:
+        columns = 0
+    return max(columns, 60) if columns else 100
 
 
 def format_name(name: str) -> str:
