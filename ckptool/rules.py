@@ -17,6 +17,7 @@ from ckptool.errors import PlanError, listed, quoted
 
 _HOLE = re.compile(r"\{(\*?)([A-Za-z_][A-Za-z0-9_]*|)\}")
 _SPAN = re.compile(r"([0-9]+)\.\.([0-9]+)")
+_DIGITS = re.compile(r"[0-9]+")
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 _MOST_TEMPLATES = 50
 
@@ -67,6 +68,8 @@ class Bound:
             return None
         values = match.groupdict()
         for name, table in self.tables.items():
+            if values[name] not in table:
+                return None
             values[name] = table[values[name]]
         return _filled(self.rule.new, values)
 
@@ -188,10 +191,15 @@ def _compiled(text: str, tables: Mapping[str, Iterable[str]]) -> re.Pattern[str]
     for match in _HOLE.finditer(text):
         parts.append(re.escape(text[at : match.start()]))
         name, anything = match[2] or "_", ".+" if match[1] else "[0-9]+"
-        inside = "|".join(map(re.escape, tables[name])) if name in tables else anything
-        parts.append(f"(?P<{name}>{inside})")
+        parts.append(f"(?P<{name}>{_any_of(tables[name]) if name in tables else anything})")
         at = match.end()
     return re.compile("".join(parts) + re.escape(text[at:]), re.DOTALL)
+
+
+def _any_of(values: Iterable[str]) -> str:
+    """A pattern for the values and others that differ in their numbers: a hundred alternatives
+    take longer to compile than all keys to match."""
+    return "|".join(dict.fromkeys(_DIGITS.sub("[0-9]+", re.escape(value)) for value in values))
 
 
 def _alternatives(word: str) -> list[str]:

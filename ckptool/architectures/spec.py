@@ -75,6 +75,7 @@ class Architecture:
     follow from the configuration and are regenerated, never converted. `card` is what no file
     stores (image size, BN eps, mean, …), by name, as JSON values. `source` names the packages and
     versions that the manifest was measured with; `needs` the packages that a live model needs.
+    `dialect` is the spelling of the keys, None for the architecture's own (see `ckptool.dialects`).
 
     Architectures with equal manifests share the very object `specs` if both are built in. Where
     `axes` is not empty and `num_classes` is None, the architecture (a user's callable) has no
@@ -93,6 +94,7 @@ class Architecture:
     card: Mapping[str, object] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    dialect: str | None = None
 
     def manifest(self, num_classes: int | None = None) -> Mapping[str, TensorSpec]:
         """The ordered manifest for a class count, the default one if it is None.

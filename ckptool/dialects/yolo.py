@@ -1,0 +1,114 @@
+"""What the tables of YOLO's dialects have in common: the convolutions in darknet's order.
+
+The canonical spelling is by layer index and by the number of the convolution, from 1, in darknet's
+order: `models.4.conv3.weight`, `models.4.bn3.running_mean`, as Tianxiaomo's `Darknet` has it.
+
+A dialect names the modules of each convolution, in that order. The holes of its rules are `{conv}`
+(the convolution, where a norm follows), `{norm}` and `{head}` (a convolution without a norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from ckptool.architectures.darknet_keys import darknet_spelling
+from ckptool.architectures.darknet_layers import Layer, Network
+from ckptool.architectures.spec import Architecture
+from ckptool.architectures.yolov4 import PREFIX, find_network
+from ckptool.architectures.yolov4_cfgs import NAMES
+from ckptool.dialects.spec import Table
+from ckptool.rules import Rule, expanded
+
+FAMILIES = ("yolov4", "darknet")
+
+Names = Callable[[Architecture], Sequence[str]]
+
+
+def tables(convolutions: str | Names, norms: str | Names | None = None) -> dict[str, Table]:
+    """The tables of the three holes, from the names of the convolutions in darknet's order.
+
+    Words have braces as in a shell; they may end before the network does. `norms` are given where
+    the norms have names of their own.
+    """
+    own, theirs = _names(convolutions), _names(norms or convolutions)
+    return {
+        "conv": lambda architecture: _table(architecture, own, "conv", normalized=True),
+        "norm": lambda architecture: _table(architecture, theirs, "bn", normalized=True),
+        "head": lambda architecture: _table(architecture, own, "conv", normalized=False),
+    }
+
+
+def rules(conv: str, norm: str, head: str | None = None) -> tuple[Rule, ...]:
+    """The rules of a dialect whose keys are `conv`, `norm` and `head` and the parameter's name.
+
+    Each of the three has the hole of its name; without `head` all convolutions are spelled alike.
+    """
+    own = head or conv.replace("{conv}", "{head}")
+    return tuple(
+        Rule(f"{pattern}.{{*}}", f"models.{{{hole}}}.{{*}}")
+        for hole, pattern in (("conv", conv), ("norm", norm), ("head", own))
+    )
+
+
+def layers(architecture: Architecture) -> tuple[Layer, ...]:
+    """The layer table of an architecture."""
+    return find(architecture.name).layers
+
+
+def find(name: str) -> Network:
+    """The network of a name; a built-in one is only made once."""
+    return _built_in(name) if name in NAMES else find_network(name)
+
+
+def convolutions(architecture: Architecture) -> tuple[int, ...]:
+    """The layer indices of the convolutions, in darknet's order."""
+    return tuple(darknet_spelling(layers(architecture)))
+
+
+def same_network(architecture: Architecture) -> str:
+    """The built-in network that has the same layers, whatever the class count and activations.
+
+    Its own name if there is none.
+    """
+    if not architecture.name.startswith(PREFIX) and architecture.name != "yolov4_new":
+        return architecture.name
+    own = _structure(find(architecture.name))
+    return next((n for n in NAMES if _structure(_built_in(n)) == own), architecture.name)
+
+
+def _names(words: str | Names) -> Names:
+    if not isinstance(words, str):
+        return words
+    names = expanded(words)
+    return lambda architecture: names
+
+
+def _table(
+    architecture: Architecture, names: Names, letter: str, *, normalized: bool
+) -> dict[str, str]:
+    """The names of the convolutions with or without a norm, to `4.conv3` or `4.bn3`."""
+    table = layers(architecture)
+    numbered = enumerate(zip(convolutions(architecture), names(architecture), strict=False), 1)
+    return {
+        name: f"{index}.{letter}{number}"
+        for number, (index, name) in numbered
+        if table[index].normalized is normalized
+    }
+
+
+@lru_cache(maxsize=len(NAMES))
+def _built_in(name: str) -> Network:
+    return find_network(name)
+
+
+def _structure(network: Network) -> tuple[object, ...]:
+    """What a layer table computes, but for class counts and activations."""
+    return tuple(
+        (
+            *(layer.kind, layer.inputs, layer.size, layer.stride, layer.padding, layer.groups),
+            *(layer.group_id, layer.normalized, layer.head and len(layer.head.mask)),
+            None if layer.head or network.head_after(index) else layer.shape[0],
+        )
+        for index, layer in enumerate(network.layers)
+    )
