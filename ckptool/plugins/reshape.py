@@ -5,14 +5,15 @@ Options: `shapes`, key to shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.errors import PlanError, quoted
 from ckptool.plugins import EXACT, Applied
 from ckptool.tensors import (
+    Extent,
     LazyTensor,
     TensorSpec,
     View,
@@ -55,6 +56,25 @@ def _reshaped(key: str, tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTenso
         source = View(
             source.record, source.offset, contiguous_strides(shape), source.conj, source.negative
         )
-    elif isinstance(source, View):
-        raise PlanError(f"{quoted(key)}: a strided tensor is not reshaped", code="plan.reshape")
-    return LazyTensor(spec, source)
+        return LazyTensor(spec, source)
+    return LazyTensor(spec, Reshaped(tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class Reshaped:
+    """The elements of a tensor, which may lie anyhow, row-major under another shape."""
+
+    input: LazyTensor
+
+    @property
+    def inputs(self) -> tuple[LazyTensor, ...]:
+        """The tensor under its own shape."""
+        return (self.input,)
+
+    def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
+        """The tensor's own elements, in their order."""
+        return self.input.chunks(step)
+
+    def extent(self, spec: TensorSpec) -> Extent | None:
+        """Where the elements lie, if they lie row-major."""
+        return self.input.extent()
