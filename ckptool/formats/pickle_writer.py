@@ -46,11 +46,16 @@ class _Tensor:
 
 
 class _Writer:
-    """The bytes so far, and the memo of the strings and globals in them."""
+    """The bytes so far, and the memo of the strings and globals in them.
+
+    Python's pickler knows strings by their identity: a storage's key is none of the other strings.
+    """
 
     def __init__(self) -> None:
         self.parts: list[bytes] = []
-        self.memo: dict[str, int] = {}
+        self.texts: dict[str, int] = {}
+        self.storages: dict[str, int] = {}
+        self.names: dict[str, int] = {}
         self.count = 0
 
     def put(self) -> int:
@@ -66,23 +71,24 @@ class _Writer:
 
     def text(self, value: str) -> None:
         """A string, by reference if it was written before."""
-        known = self.memo.get(value)
-        if known is not None:
-            return self.get(known)
-        data = value.encode("utf-8")
-        self.parts.append(b"X" + pack("<I", len(data)) + data)
-        self.memo[value] = self.put()
-        return None
+        self._text(value, self.texts)
+
+    def _text(self, value: str, memo: dict[str, int]) -> None:
+        if value in memo:
+            self.get(memo[value])
+        else:
+            data = value.encode("utf-8")
+            self.parts.append(b"X" + pack("<I", len(data)) + data)
+            memo[value] = self.put()
 
     def name(self, module: str, name: str) -> None:
         """A global, by reference if it was written before."""
         line = f"{module}\n{name}\n"
-        known = self.memo.get(line)
-        if known is not None:
-            return self.get(known)
-        self.parts.append(b"c" + line.encode("ascii"))
-        self.memo[line] = self.put()
-        return None
+        if line in self.names:
+            self.get(self.names[line])
+        else:
+            self.parts.append(b"c" + line.encode("ascii"))
+            self.names[line] = self.put()
 
     def integer(self, value: int) -> None:
         """A natural number."""
@@ -154,7 +160,7 @@ class _Writer:
             self.name("torch", dtype.storage)
         else:
             self.name("torch.storage", "UntypedStorage")
-        self.text(storage)
+        self._text(storage, self.storages)
         self.text("cpu")
         self.integer(spec.numel if typed else spec.nbytes)
         self.parts.append(b"t")
