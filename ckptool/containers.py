@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from ckptool.checkpoint import LeftAside, Refused, Tree, Value, WeightSet, is_tree
-from ckptool.errors import FormatError, WeightsError, listed, printable, quoted
-from ckptool.salvage import is_module, salvage
+from ckptool.candidates import DEEPEST, ROOT, candidates, children
+from ckptool.checkpoint import Budget, LeftAside, Refused, Value, WeightSet, is_tree
+from ckptool.errors import WeightsError, listed, printable, quoted
 from ckptool.tensors import LazyTensor, View
 
-ROOT = "."
-_DEEPEST = 1_000
-_MOST_NODES = 50_000_000
+_MOST_ASIDE = 1_000  # entries of one mapping that are named one by one
+_LONGEST_KEY = 1_000
 
 _PRIMARY = (
     "state_dict model module net network model_state_dict model_state params weights blobs "
@@ -30,23 +29,19 @@ _KNOWN = frozenset(_PRIMARY) | frozenset(
     "student teacher generator discriminator shadow averaged_model".split()
 )
 _AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged|swa|shadow|teacher)(?:$|[._])")
-_ASIDE = re.compile(
-    r"optim|sched|scaler|scaling|callback|loops|rng|random|hyper|hparam|args|config|cfg|meta|hub"
-    r"|momentum|amp|grad|metric|loss_scale|fitness|results|history"
-)
 
 
-def find(root: Value) -> tuple[WeightSet, ...]:
-    """The weight sets in a loaded file, in file order.
+def find(root: Value, nbytes: int = 0) -> tuple[WeightSet, ...]:
+    """The weight sets in a loaded file of that size, in file order.
 
-    Raises: FormatError for a file that is nested beyond what any checkpoint needs.
+    Raises: FormatError for a file that is nested, or refers to itself, beyond what any needs.
     """
-    sets = list(_candidates(root))
+    sets = list(candidates(root, Budget(nbytes)))
     if not sets:
-        sets = list(_candidates(root, least_share=0))
+        sets = list(candidates(root, Budget(nbytes), least_share=0))
     if not sets:
         return ()
-    sets = [found for found in sets if not any(_outdone(found, other) for other in sets)]
+    sets = _largest(sets)
     known = [_KNOWN.intersection(found.name.split(".")) for found in sets]
     if any(known):  # the small ones beside them are statistics, counters, losses
         largest = max(len(found.tensors) for found in sets)
@@ -86,142 +81,47 @@ def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
     return chosen
 
 
-def left_aside(root: Value, chosen: WeightSet | None) -> tuple[LeftAside, ...]:
-    """What the file holds beside the chosen weights, with the bytes of its tensors."""
+def left_aside(root: Value, chosen: WeightSet | None, nbytes: int = 0) -> tuple[LeftAside, ...]:
+    """What a file of that size holds beside the chosen weights, with the bytes of its tensors.
+
+    What is in two of them is counted in the first.
+    """
     rest = "" if chosen is None or chosen.name == ROOT else chosen.name
-    found = []
+    found: list[LeftAside] = []
+    scale = _Scale(Budget(nbytes))
     here, prefix = root, ""
     while rest:
-        children = list(_children(here))
         # A key may have dots of its own: the longest one that fits is the step.
-        fitting = [key for key, _ in children if f"{rest}.".startswith(f"{key}.")]
-        if not fitting:
+        fitting = (key for key, _ in children(here) if f"{rest}.".startswith(f"{key}."))
+        step = max(fitting, key=len, default=None)
+        if step is None:
             break
-        step = max(fitting, key=len)
-        found += [_aside(prefix + key, value) for key, value in children if key != step]
-        here = next(value for key, value in children if key == step)
+        found += scale.weighed(here, prefix, {step})
+        here = next(value for key, value in children(here) if key == step)
         prefix, rest = f"{prefix}{step}.", rest[len(step) + 1 :]
     if chosen is None or not chosen.origin:
         inside = {*chosen.tensors, *chosen.refused, "_metadata"} if chosen else set()
-        found += [
-            _aside(prefix + key, value) for key, value in _children(here) if key not in inside
-        ]
+        found += scale.weighed(here, prefix, inside)
     return tuple(found)
 
 
-def _candidates(root: Value, least_share: float = 0.5) -> Iterator[WeightSet]:
-    """Every mapping with tensors, every pickled module, every TorchScript module."""
-    if isinstance(root, LazyTensor):
-        yield WeightSet(ROOT, {"(tensor)": root})
-    todo: list[tuple[str, Value, int]] = [("", root, 0)]
-    seen: set[int] = set()
-    nodes = 0
-    while todo:
-        path, value, depth = todo.pop()
-        if not is_tree(value) or value.identity in seen:
-            continue
-        tree = value
-        if depth > _DEEPEST:
-            raise FormatError(f"nested deeper than {_DEEPEST:,} levels", code="tree.depth")
-        if tree.type.startswith("__torch__"):
-            yield _scripted(path or ROOT, tree)
-            continue
-        if is_module(tree):
-            seen.add(tree.identity)
-            yield salvage(path or ROOT, tree)
-            continue
-        entries = list(_children(tree))
-        nodes += 1 + len(entries)
-        if nodes > _MOST_NODES:
-            raise FormatError(f"more than {_MOST_NODES:,} objects", code="tree.size")
-        if not entries:
-            continue
-        if any(is_tree(child) for _, child in entries):
-            seen.add(tree.identity)
-        found = _weight_set(path or ROOT, tree, entries, least_share)
-        if found is not None:
-            yield found
-        if _is_optimizer(entries):
-            continue
-        todo += [
-            (f"{path}.{key}" if path else key, child, depth + 1)
-            for key, child in reversed(entries)
-            if is_tree(child) and not (_ASIDE.search(key.lower()) and least_share)
-        ]
+def _largest(sets: Sequence[WeightSet]) -> list[WeightSet]:
+    """The sets, in the order of a walk, but for those around or inside a larger one."""
+    outdone: set[int] = set()
+    around: list[int] = []
+    for place, found in enumerate(sets):
+        while around and not _is_inside(found.name, sets[around[-1]].name):
+            around.pop()
+        for outer in around:
+            difference = len(found.tensors) - len(sets[outer].tensors)
+            if difference:
+                outdone.add(outer if difference > 0 else place)
+        around.append(place)
+    return [found for place, found in enumerate(sets) if place not in outdone]
 
 
-def _weight_set(
-    name: str, tree: Tree, entries: list[tuple[str, Value]], least_share: float
-) -> WeightSet | None:
-    """The mapping's tensors, None if too few of its values are tensors."""
-    tensors: dict[str, LazyTensor] = {}
-    refused: dict[str, Refused] = {}
-    for key, value in entries:
-        if isinstance(value, LazyTensor):
-            if key in tensors:
-                raise FormatError(f"two tensors are called {quoted(key)}", code="tree.duplicate")
-            tensors[key] = value
-        elif isinstance(value, Refused):
-            refused[key] = value
-    if tree.type in ("list", "tuple", "set") or (not tensors and not refused):
-        return None
-    if len(tensors) + len(refused) < least_share * len(entries):
-        return None
-    return WeightSet(name, tensors, refused, versions=_versions(tree))
-
-
-def _versions(tree: Tree) -> Mapping[str, int] | None:
-    """Module path to version, from the `_metadata` that torch puts on a state dict."""
-    metadata = dict(tree.attributes()).get("_metadata")
-    if not is_tree(metadata):
-        return None
-    versions = {}
-    for module, local in metadata.items():
-        version = dict(local.items()).get("version") if is_tree(local) else None
-        if type(version) is int:
-            versions[module] = version
-    return versions
-
-
-def _scripted(name: str, tree: Tree) -> WeightSet:
-    """All tensors of a TorchScript module by attribute path.
-
-    Only its code tells a buffer from a tensor that is a plain attribute, so both are here.
-    """
-    tensors: dict[str, LazyTensor] = {}
-    refused: dict[str, Refused] = {}
-    todo: list[tuple[str, Tree, int]] = [("", tree, 0)]
-    while todo:
-        prefix, module, depth = todo.pop()
-        if depth > 200 or len(tensors) + len(todo) > 2_000_000:
-            raise FormatError("a scripted module contains itself", code="salvage.cycle")
-        children = []
-        for key, value in module.attributes():
-            if isinstance(value, LazyTensor):
-                tensors[prefix + key] = value
-            elif isinstance(value, Refused):
-                refused[prefix + key] = value
-            elif is_tree(value) and value.type.startswith("__torch__"):
-                children.append((f"{prefix}{key}.", value, depth + 1))
-        todo += reversed(children)
-    return WeightSet(name, tensors, refused, origin=tree.type)
-
-
-def _children(value: Value) -> Iterator[tuple[str, Value]]:
-    if is_tree(value):
-        yield from value.items()
-        yield from value.attributes()
-
-
-def _is_optimizer(entries: list[tuple[str, Value]]) -> bool:
-    return {"state", "param_groups"} <= {key for key, _ in entries}
-
-
-def _outdone(found: WeightSet, other: WeightSet) -> bool:
-    """Whether one of two sets, one inside the other, has more tensors."""
-    inner, outer = found.name + ".", other.name + "."
-    related = ROOT in (found.name, other.name) or inner.startswith(outer) or outer.startswith(inner)
-    return other is not found and related and len(found.tensors) < len(other.tensors)
+def _is_inside(name: str, outer: str) -> bool:
+    return outer == ROOT or name.startswith(f"{outer}.")
 
 
 def _labelled(sets: list[WeightSet]) -> tuple[WeightSet, ...]:
@@ -243,7 +143,7 @@ def _labelled(sets: list[WeightSet]) -> tuple[WeightSet, ...]:
 
 def _chosen(sets: Sequence[WeightSet]) -> WeightSet | None:
     by_name = {found.name: found for found in sets}
-    if len(sets) == 1 or len({tuple(found.tensors.items()) for found in sets}) == 1:
+    if all(found.tensors == sets[0].tensors for found in sets):
         return sets[0]
     for names in (("state_dict", "ema_state_dict"), ("state_dict", "current_model_state")):
         if by_name.keys() >= set(names):
@@ -267,40 +167,70 @@ def _described(found: WeightSet) -> str:
     return f"{kind}{len(found.tensors):,} tensors"
 
 
-def _aside(name: str, value: Value) -> LeftAside:
-    return LeftAside(name, _what(value), _weigh(value))
+class _Scale:
+    """What is left aside and how many bytes it has, each value counted once."""
 
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._seen: set[object] = set()
+        self._entries: dict[int, int] = {}
 
-def _what(value: Value) -> str:
-    """A word or two on a value that is left aside."""
-    if isinstance(value, LazyTensor):
-        return f"tensor {value.dtype} {value.shape}"
-    if isinstance(value, Refused):
-        return f"{value.kind} tensor"
-    if is_tree(value):
-        count = sum(1 for _ in _children(value))
-        return f"{printable(value.type, 60)}, {count:,} entries"
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    if isinstance(value, str):
-        return f"str {quoted(value, 40)}"
-    return f"{type(value).__name__} {value}" if value is not None else "None"
+    def weighed(self, tree: Value, prefix: str, inside: Collection[str]) -> Iterator[LeftAside]:
+        """The children of a value that are not inside the weights, very many of them as one."""
+        named, more, total = 0, 0, 0
+        for key, value in children(tree):
+            if key in inside:
+                continue
+            if named < _MOST_ASIDE:
+                named += 1
+                name = prefix + (key if len(key) <= _LONGEST_KEY else f"{key[:_LONGEST_KEY]}…")
+                yield LeftAside(name, self._what(value), self._weigh(value))
+            else:
+                more += 1
+                total += self._weigh(value)
+        if more:
+            yield LeftAside(f"{prefix}…", f"{more:,} more entries", total)
 
+    def _what(self, value: Value) -> str:
+        """A word or two on a value that is left aside."""
+        if isinstance(value, LazyTensor):
+            return f"tensor {value.dtype} {value.shape}"
+        if isinstance(value, Refused):
+            return f"{value.kind} tensor"
+        if is_tree(value):
+            count = self._entries.get(value.identity)
+            if count is None:
+                count = self._entries[value.identity] = sum(1 for _ in children(value))
+                self._budget.spend(count)
+            return f"{printable(value.type, 60)}, {count:,} entries"
+        if isinstance(value, bytes):
+            return f"{len(value):,} bytes"
+        if isinstance(value, str):
+            return f"str {quoted(value, 40)}"
+        return f"{type(value).__name__} {value}" if value is not None else "None"
 
-def _weigh(value: Value) -> int:
-    """The bytes of the tensors and large values under a value, shared storages once."""
-    total = 0
-    todo = [value]
-    seen: set[object] = set()
-    while todo:
-        item = todo.pop()
-        if isinstance(item, LazyTensor):
-            record = item.source.record if isinstance(item.source, View) else item
-            if record not in seen:
-                seen.add(record)
-                total += record.nbytes
-        elif is_tree(item) and item.identity not in seen:
-            seen.add(item.identity)
-            total += item.nbytes
-            todo += [child for _, child in _children(item)]
-    return total
+    def _weigh(self, value: Value) -> int:
+        """The bytes of the tensors and large values under a value, shared storages once."""
+        total = 0
+        walks: list[tuple[int, Iterator[tuple[str, Value]]]] = [(0, iter((("", value),)))]
+        while walks:
+            above, entries = walks[-1]
+            key, item = next(entries, (None, None))
+            self._budget.spend(1)
+            if key is None:
+                walks.pop()
+                continue
+            if isinstance(item, LazyTensor):
+                record = item.source.record if isinstance(item.source, View) else item
+                if record not in self._seen:
+                    self._seen.add(record)
+                    total += record.nbytes
+            elif not is_tree(item) or item.identity in self._seen:
+                continue
+            else:
+                total += item.nbytes
+                if len(walks) < DEEPEST:
+                    walks.append((item.identity, children(item)))
+            # What holds nothing but numbers costs less to walk again than to remember.
+            self._seen.add(above)
+        return total

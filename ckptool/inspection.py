@@ -70,7 +70,7 @@ def inspect(
         opened.nbytes,
         opened.sets,
         chosen,
-        left_aside(contents.root, chosen),
+        left_aside(contents.root, chosen, opened.nbytes),
         contents.globals,
         (*contents.findings, *findings),
         contents.metadata,

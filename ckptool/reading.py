@@ -47,7 +47,7 @@ def open_file(path: str | os.PathLike[str]) -> Opened:
     file = ByteFile(name)
     try:
         contents = read_contents(file)
-        sets = find(contents.root)
+        sets = find(contents.root, file.size)
         file.check_unchanged()
     except CkptError as error:
         raise error.located(quoted(name)) from None

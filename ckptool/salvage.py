@@ -7,27 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ckptool.checkpoint import Finding, Refused, Tree, Value, WeightSet, is_tree
+from ckptool.checkpoint import Budget, Finding, Refused, Tree, Value, WeightSet, is_tree
 from ckptool.errors import FormatError, listed, quoted
 from ckptool.tensors import LazyTensor
 
+_CONTAINERS = ("dict", "list", "tuple", "set")
 _PARTS = ("_parameters", "_buffers", "_modules")
 # Two kinds of module pickle themselves as a call: with all attributes, or with the inner module.
 _TRACED = "torch.fx.graph_module.reduce_graph_module"
 _COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
-_LARGEST = 2_000_000  # keys; modules shared many times over could name more than a file can hold
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 
 
 def is_module(tree: Tree) -> bool:
     """Whether an object in a pickle is an `nn.Module`."""
-    return tree.type == _COMPILED or _parts(tree) is not None
+    kind = tree.type
+    return kind not in _CONTAINERS and (kind == _COMPILED or _parts(tree) is not None)
 
 
-def salvage(name: str, tree: Tree) -> WeightSet:
+def salvage(name: str, tree: Tree, budget: Budget) -> WeightSet:
     """The weight set that `state_dict()` of the pickled module would give, in its order.
 
-    Raises: FormatError for a module that contains itself.
+    Raises: FormatError for a module that contains itself, or others too many times over.
     """
     tensors: dict[str, LazyTensor] = {}
     refused: dict[str, Refused] = {}
@@ -44,6 +45,7 @@ def salvage(name: str, tree: Tree) -> WeightSet:
         if parts is None:
             inner = dict(module.attributes()).get("(0)")
             if module.type == _COMPILED and is_tree(inner):
+                budget.spend_key(prefix, "_orig_mod")
                 todo.append((f"{prefix}_orig_mod.", inner, above))
             else:
                 refused[prefix.rstrip(".")] = Refused(
@@ -51,9 +53,15 @@ def salvage(name: str, tree: Tree) -> WeightSet:
                     f"{quoted(module.type)} pickles itself in a way that hides its tensors",
                 )
             continue
-        if any(_length(parts.get(hook)) for hook in _HOOKS):
+        budget.spend(len(parts))
+        if any(_holds_anything(parts.get(hook)) for hook in _HOOKS):
             hooked[module.type] = None
         for key, value in _own(parts):
+            budget.spend_key(prefix, key)
+            if prefix + key in tensors or prefix + key in refused:
+                raise FormatError(
+                    f"two tensors are called {quoted(prefix + key)}", code="tree.duplicate"
+                )
             if isinstance(value, LazyTensor):
                 tensors[prefix + key] = value
             elif isinstance(value, Refused):
@@ -62,13 +70,11 @@ def salvage(name: str, tree: Tree) -> WeightSet:
                 refused[prefix + key] = Refused(
                     "unknown", f"{quoted(value.type)} is no tensor known here"
                 )
-        if len(tensors) + len(refused) + len(todo) > _LARGEST:
-            raise FormatError("a pickled module has too many entries", code="salvage.size")
-        children = [
-            (f"{prefix}{key}.", child, above)
-            for key, child in _children_of(parts["_modules"])
-            if is_tree(child)
-        ]
+        children = []
+        for key, child in _children_of(parts["_modules"]):
+            budget.spend_key(prefix, key)
+            if is_tree(child):
+                children.append((f"{prefix}{key}.", child, above))
         todo += reversed(children)
     return WeightSet(
         name,
@@ -102,8 +108,8 @@ def _children_of(value: Value) -> Iterator[tuple[str, Value]]:
         yield from value.items()
 
 
-def _length(value: Value) -> int:
-    return sum(1 for _ in _children_of(value))
+def _holds_anything(value: Value) -> bool:
+    return next(_children_of(value), None) is not None
 
 
 def _findings(root: str, classes: list[str], hooked: list[str]) -> tuple[Finding, ...]:

@@ -129,7 +129,9 @@ def _read(path: str) -> dict[str, Any]:
         found["keys"] = [key[:200] for key in list(read(path))[:20]]
     except CkptError as error:
         found["unchosen"] = _checked(error)["code"]
-    found["aside"] = [item.what for item in left_aside(opened.contents.root, chosen)[:20]]
+    found["aside"] = [
+        item.what for item in left_aside(opened.contents.root, chosen, opened.nbytes)[:20]
+    ]
     try:
         found["digest"] = _digest(opened.sets)
     except CkptError as error:
