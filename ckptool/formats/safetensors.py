@@ -18,15 +18,8 @@ from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.flat import FlatTree
-from ckptool.tensors import (
-    MOST_AXES,
-    LazyTensor,
-    Record,
-    TensorSpec,
-    View,
-    contiguous_strides,
-    is_possible,
-)
+from ckptool.records import Record
+from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, contiguous_strides, is_possible
 
 NAME = "safetensors"
 LARGEST_HEADER = 100_000_000
