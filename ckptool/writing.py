@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
-from ckptool.errors import FormatError, OutputError, PlanError, listed, quoted
+from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, listed, quoted
 from ckptool.files import Readable
 from ckptool.formats import writer_for
 from ckptool.formats.atomic import Output, replace_file, write_set
@@ -98,6 +98,8 @@ def carry_out(
             written, proof = _write(output, payload, max_shard_size, check, force)
         except FormatError as error:
             raise error.located(quoted(checkpoint.path)) from None
+        except VerificationError as error:
+            raise error.located(quoted(output)) from None
         hashes = hashed.result()
     notes = [note for result in applied for note in result.notes]
     if metadata and not _holds_metadata(output):
