@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 
+from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.dialects.links import Link, Place, canonical_specs, links
 from ckptool.dialects.spec import Dialect
@@ -107,6 +108,50 @@ def native(architecture: Architecture) -> Dialect | None:
     return next((d for d in built_in() if _is_in(d, architecture)), None) or next(
         (d for d in added() if _is_in(d, architecture)), None
     )
+
+
+def bn_eps(dialect: Dialect, architecture: Architecture) -> float | None:
+    """The eps of a dialect's BatchNorms, as far as it is known."""
+    own = architecture.card.get("bn_eps")
+    return dialect.bn_eps or (own if isinstance(own, float) else None)
+
+
+def edits(
+    own: Dialect, other: Dialect, architecture: Architecture
+) -> tuple[tuple[str, dict[str, object]], ...]:
+    """The edits that bring weights from one dialect to another, each with its options."""
+    name = stand_in(architecture, own, other)
+    renamed = ("dialect", {"from": own.name, "to": other.name, "arch": name})
+    before, after = bn_eps(own, architecture), bn_eps(other, architecture)
+    if before is None or after is None or before == after:
+        return (renamed,)
+    return renamed, ("eps", {"from": before, "to": after})
+
+
+def uncovered(architecture: Architecture, dialect: Dialect) -> int:
+    """How many of the architecture's tensors a dialect of a part does not have."""
+    own = native(architecture)
+    if own is None or dialect.part is None:
+        return 0
+    canonical = canonical_specs(own, architecture)
+    found = {link.canonical.key for link in links(dialect, architecture, canonical)}
+    return len(canonical.keys() - found)
+
+
+def stand_in(architecture: Architecture, *dialects: Dialect) -> str:
+    """The first built-in architecture that is spelled the same in these dialects.
+
+    So a conversion between dialects is one plan for all that cannot be told apart.
+    """
+    if "darknet" in dialects[0].families:
+        return same_network(architecture)
+    for name in frozen.index():
+        other = frozen.find(name)
+        if other is None or other.specs is not architecture.specs:
+            continue
+        if all(spells(dialect, other) for dialect in dialects):
+            return name
+    return architecture.name
 
 
 def recognised(keys: Container[str], prefixes: tuple[str, ...]) -> Iterator[tuple[Dialect, str]]:

@@ -72,7 +72,7 @@ def canonical_specs(native: Dialect, architecture: Architecture) -> dict[str, Te
 def rewriting(
     dialect: Dialect, architecture: Architecture, *, inverse: bool = False
 ) -> Callable[[str], str | None]:
-    """The function from a dialect's keys to the canonical ones, or back; None where no rule fits."""
+    """The function from a dialect's keys to the canonical ones, or back; None: no rule fits."""
     bound = bound_rules(dialect, architecture, inverse=inverse)
 
     def rewrite(key: str) -> str | None:

@@ -109,10 +109,11 @@ class Dialect:
     """One implementation's spelling of architectures.
 
     `families` and `archs` (globs) are those of the architectures that it spells. `marks` are keys
-    that all of these have in it, and that tell it from the other dialects. `rules` go from its keys to the canonical ones; `tables` are those of their
-    holes, some of which follow from the architecture. `moves` say which of its keys (globs) have
-    their values in another order. `drops` are keys of its own that the canonical spelling has not,
-    `lacks` canonical keys that it has not, `makes` what it wants of `drops`: filled with ones.
+    that all of these have in it, and that tell it from the other dialects. `rules` go from its keys
+    to the canonical ones; `tables` are those of their holes, some of which follow from the
+    architecture. `moves` say which of its keys (globs) have their values in another order. `drops`
+    are keys of its own that the canonical spelling has not, `lacks` canonical keys that it has not;
+    `makes` are those of `drops` that it wants all the same: they are filled with ones.
 
     `bn_eps` is the eps of its BatchNorms, None where it is the architecture's own. `part` names
     the part of the network that it spells, if not all of it. `notes` are sentences on what no

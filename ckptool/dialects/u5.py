@@ -71,8 +71,8 @@ DIALECTS = (
         bn_eps=1e-3,
         part="backbone",
         notes=(
-            "u5's neck has norms and activations that darknet's has not (outputs differ by 5% to 9% "
-            "with random weights): only the backbone is the same network",
+            "u5's neck has norms and activations that darknet's has not (outputs differ by 5% to "
+            "9% with random weights): only the backbone is the same network",
         ),
         aliases=("scaledyolov4-large", "wongkinyiu-u5"),
         source="WongKinYiu/ScaledYOLOv4 yolov4-large `models/common.py`, `models/yolo.py` (eps "

@@ -19,7 +19,7 @@ _ANY_CFG = Dialect(
     bn_eps=1e-4,
     notes=(
         "PyTorch_YOLOv4 decodes boxes with (2σ-0.5, (2σ)²) whatever the cfg says: raw outputs are "
-        "equal, boxes of yolov4 and yolov4-tiny are not",
+        "equal, boxes only where the cfg says the same (csp, x)",
     ),
     aliases=("wongkinyiu-darknet", "scaledyolov4-csp", "scaledyolov4"),
     source="WongKinYiu/PyTorch_YOLOv4 master and u3_preview, WongKinYiu/ScaledYOLOv4 yolov4-csp "

@@ -26,6 +26,8 @@ GRADES = (EXACT, SELECTIVE, LOSSY)
 
 EDITS = (
     "rename",
+    "dialect",
+    "eps",
     "drop",
     "fill",
     "reshape",

@@ -37,7 +37,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         absent = [old for old in value if old not in weights.tensors]
         notes = (f"not in the file, and so not renamed: {listed(absent)}",) if absent else ()
     tensors = {names[key]: tensor for key, tensor in weights.tensors.items()}
-    renamed = replace(weights, tensors=tensors, versions=_renamed_versions(weights, names))
+    renamed = replace(weights, tensors=tensors, versions=renamed_versions(weights, names))
     return Applied(renamed, EXACT, changed, notes=notes)
 
 
@@ -92,7 +92,7 @@ def _without(key: str, segments: set[str]) -> str:
     return ".".join(part for part in key.split(".") if part not in segments)
 
 
-def _renamed_versions(weights: WeightSet, names: Mapping[str, str]) -> Mapping[str, int] | None:
+def renamed_versions(weights: WeightSet, names: Mapping[str, str]) -> Mapping[str, int] | None:
     """The versions under the modules' new paths, as far as the keys tell them.
 
     A module's path is read off its keys: where `a.b.weight` becomes `c.b.weight`, `a.b` becomes
