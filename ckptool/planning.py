@@ -15,7 +15,13 @@ from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import DTYPES, cast_target
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.files import ByteFile
-from ckptool.identification import DERIVED, candidates, is_named, without_segments
+from ckptool.identification import (
+    DERIVED,
+    candidates,
+    class_count,
+    is_named,
+    without_segments,
+)
 from ckptool.labels import class_map
 from ckptool.plans import Plan, Step, carried_out, made
 from ckptool.plugins.cast import OVERFLOWS, too_large, widens
@@ -61,9 +67,9 @@ def aim(weights: WeightSet, architecture: Architecture, options: Options) -> Tar
     count, own = options.num_classes, architecture.num_classes
     target = Target(architecture.name, architecture.specs, own, architecture)
     if count is None and architecture.axes:
-        causes = solve(weights, with_channels(target, options.in_chans)).causes
-        found = [cause.options.get("from") for cause in causes if cause.code == "class-count"]
-        count = found[0] if found else None
+        solved = solve(weights, with_channels(target, options.in_chans))
+        changed = [cause.options["from"] for cause in solved.causes if cause.edit == "heads"]
+        count = changed[0] if changed else class_count(solved.weights.specs, architecture.axes)
     if count is not None and count != own:
         target = replace(target, specs=architecture.manifest(count), num_classes=count)
     return with_channels(target, options.in_chans)

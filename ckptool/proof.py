@@ -2,7 +2,7 @@
 
 The written file is opened by the ordinary reader, and a safetensors file by the safetensors library
 as well. What no edit touched is compared byte for byte with the source file; what one did is
-checked by the edit's own `check`, from the written values back.
+checked by the edit's own `check`, from the written values back, and so is every edit before it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
 from ckptool.files import names_in
 from ckptool.formats import safetensors, torch_zip
+from ckptool.plugins import costs
 from ckptool.reading import read
 from ckptool.tensors import LazyTensor, TensorSpec, rechunk
 
@@ -110,11 +111,10 @@ def _compare_ties(written: Checkpoint, planned: WeightSet) -> None:
 
 
 def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[str, float] | None:
-    """What an edit says that it cost; None where no edit computed the tensor."""
-    check: Callable[..., Mapping[str, float]] | None = getattr(wanted.source, "check", None)
+    """What the edits say that they cost; None where none computed the tensor."""
     try:
-        if check is not None:
-            return dict(check(wanted.spec, found))
+        if hasattr(wanted.source, "check"):
+            return costs(wanted, found)
         _compare_bytes(key, found, wanted)
     except FormatError as error:
         for _ in wanted.chunks():

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from ckptool.architectures import effdet, torchvision
+from ckptool.architectures import detectron2, detr, effdet, torchvision
 from ckptool.architectures.live import Module, measure_model, require, told
 from ckptool.architectures.spec import Architecture
 from ckptool.errors import ArchitectureError, listed, quoted
@@ -24,6 +24,7 @@ FAMILY = "custom"
 NEEDS = ("torch",)
 
 _ARGUMENT = "num_classes"
+_FACTS = effdet.FACTS | torchvision.FACTS | detectron2.FACTS | detr.FACTS
 
 
 def measure(name: str) -> Architecture:
@@ -38,7 +39,7 @@ def measure(name: str) -> Architecture:
             name,
             FAMILY,
             partial(build, name),
-            facts=effdet.FACTS | torchvision.FACTS,
+            facts=_FACTS,
             needs=NEEDS,
             sources=NEEDS,
             sized=argument is not None,

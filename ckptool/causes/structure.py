@@ -39,6 +39,11 @@ def redundant_biases(situation: Situation) -> list[Cause]:
     lacking = _followed_by_norm(situation.missing, wanted)
     if lacking:
         biases = counted(len(lacking), "bias", "biases")
+        # Of the type of the norm behind them: a file in half precision stays one.
+        zeros = {
+            key: [found.get(means[0], wanted[key]).dtype, list(wanted[key].shape)]
+            for key, means in lacking.items()
+        }
         causes.append(
             Cause(
                 "redundant-biases-missing",
@@ -46,7 +51,7 @@ def redundant_biases(situation: Situation) -> list[Cause]:
                 "was written with redundant_bias=False; biases of zero change nothing"
                 f"{_also(situation)}",
                 "fill",
-                {"zeros": {k: [wanted[k].dtype, list(wanted[k].shape)] for k in lacking}},
+                {"zeros": zeros},
                 automatic=True,
             )
         )

@@ -155,14 +155,15 @@ class Cast:
             values = numpy.frombuffer(chunk, before)
             cast = _converted(values, spec.dtype)
             if narrow:
-                cast = self._checked(values, cast, spec.dtype)
+                with numpy.errstate(invalid="ignore"):  # NaN that signals
+                    cast = self._in_range(values, cast, spec.dtype)
             yield memoryview(cast.view(numpy.uint8).data)
 
     def extent(self, spec: TensorSpec) -> Extent | None:
         """None: the data is computed."""
         return None
 
-    def _checked(self, values: Any, cast: Any, dtype: str) -> Any:
+    def _in_range(self, values: Any, cast: Any, dtype: str) -> Any:
         import numpy
 
         lost = numpy.isinf(cast) & numpy.isfinite(values)
@@ -193,22 +194,21 @@ class Cast:
         found_blocks = rechunk(written.chunks(), _BLOCK * DTYPES[spec.dtype].itemsize)
         wanted_blocks = rechunk(self.input.chunks(), _BLOCK * DTYPES[self.input.dtype].itemsize)
         for found, wanted in zip(found_blocks, wanted_blocks, strict=True):
-            new = numpy.frombuffer(found, numpy_dtype(spec.dtype)).astype(numpy.float64)
-            old = numpy.frombuffer(wanted, numpy_dtype(self.input.dtype)).astype(numpy.float64)
-            over = self._off_range(spec.dtype, old)
-            if not self._is_cast(spec.dtype, old, new, over):
-                raise VerificationError(
-                    f"{quoted(self.key)}: a value is not the cast of its own",
-                    code="verification.cast",
-                )
+            with numpy.errstate(over="ignore", invalid="ignore"):
+                new = numpy.frombuffer(found, numpy_dtype(spec.dtype)).astype(numpy.float64)
+                old = numpy.frombuffer(wanted, numpy_dtype(self.input.dtype)).astype(numpy.float64)
+                over = self._off_range(spec.dtype, old)
+                if not self._is_cast(spec.dtype, old, new, over):
+                    raise VerificationError(
+                        f"{quoted(self.key)}: a value is not the cast of its own",
+                        code="verification.cast",
+                    )
             zero = (new == 0) & (old != 0)
             flushed += int(zero.sum())
             clamped += int(over.sum())
             counted = numpy.isfinite(old) & (old != 0) & ~zero & ~over
-            relative = numpy.zeros_like(old)
-            error = numpy.subtract(new, old, where=counted, out=numpy.zeros_like(old))
-            numpy.divide(numpy.abs(error), numpy.abs(old), out=relative, where=counted)
-            worst = max(worst, float(relative.max(initial=0.0)))
+            error = numpy.abs(new[counted] / old[counted] - 1)
+            worst = max(worst, float(error.max(initial=0.0)))
         if widens(self.input.dtype, spec.dtype):
             return {}
         return {"flushed": flushed, "clamped": clamped, "relative_error": worst}
@@ -223,8 +223,7 @@ class Cast:
         half = 2.0 ** (math.frexp(largest)[1] - precision - 1)
         rounded = old
         if self.input.dtype == "float64" and precision < _PRECISION["float32"]:
-            with numpy.errstate(over="ignore"):
-                rounded = old.astype(numpy.float32).astype(numpy.float64)
+            rounded = old.astype(numpy.float32).astype(numpy.float64)
         return numpy.isfinite(old) & (numpy.abs(rounded) - largest >= half)
 
     def _is_cast(self, dtype: str, old: Any, new: Any, over: Any) -> bool:

@@ -60,7 +60,7 @@ def no_match(pattern: str, keys: Iterable[str]) -> PlanError:
 
     plain = pattern.strip("*{}")
     near = [key for key in keys if plain and plain.lower() in key.lower()][:3]
-    near = near or get_close_matches(plain, islice(keys, 2_000), 3)
+    near = near or get_close_matches(plain, islice(keys, 2_000), 3, 0.5)
     return PlanError(
         f"{listed([pattern])} matches no key",
         hint=f"the closest are {listed(near)}" if near else "`ckptool inspect --keys` lists them",
