@@ -16,6 +16,7 @@ from ckptool.causes.identity import another_architecture
 from ckptool.causes.order import AROUND, INSIDE, REST, Detector
 from ckptool.checkpoint import WeightSet
 from ckptool.compare import Comparison, compare, compare_weights
+from ckptool.errors import PlanError
 from ckptool.identification import Candidate, candidates
 from ckptool.plugins import Applied, edit
 from ckptool.rules import globs
@@ -95,16 +96,22 @@ def _gives_up(cause: Cause) -> bool:
 
 
 def _other_architectures(state: _State) -> list[Candidate]:
-    """The built-in architectures that the weights are of, if the target is none of them.
+    """The built-in architectures that the weights are of, none if the target is nearer to them.
 
     They fit as they are, or after edits that preserve the function.
     """
-    found = candidates(state.weights)
-    fitting = [candidate for candidate in found if candidate.fits]
-    if not fitting:
-        fitting = [c for c in found[:_MOST_TRIED] if _fits_edited(state.weights, c)]
-    own = {c.arch for c in fitting if _is_target(c, state.target)}
-    return [] if own else fitting
+    fitting = []
+    near = 0
+    for candidate in candidates(state.weights):
+        if _is_target(candidate, state.target):
+            return []
+        if candidate.fits:
+            fitting.append(candidate)
+        elif not fitting and near < _MOST_TRIED:
+            near += 1
+            if _fits_edited(state.weights, candidate):
+                fitting.append(candidate)
+    return fitting
 
 
 def _fits_edited(weights: WeightSet, candidate: Candidate) -> bool:
@@ -200,7 +207,10 @@ def _explained(state: _State, cause: Cause) -> _State:
             closed=state.closed | explained,
             causes=(*state.causes, told),
         )
-    result = edit(cause.edit).apply(state.weights, cause.options)
+    try:
+        result = edit(cause.edit).apply(state.weights, cause.options)
+    except PlanError:
+        return state  # names that collide, a tensor that is not what its name says
     origin = _followed(state.origin, state.weights, result.weights)
     left = _left(state, result.weights, origin)
     explained = state.open - left

@@ -51,8 +51,8 @@ def segments(situation: Situation) -> list[Cause]:
 def mixed_copies(situation: Situation) -> list[Cause]:
     """The weights twice in one file: under two prefixes, or with and without one."""
     found, wanted = situation.found, situation.wanted
-    votes = _votes(found, wanted)
-    votes[""] = sum(key in wanted for key in found)
+    votes = _votes(situation.extra, wanted)
+    votes[""] = _agreeing(situation)
     (first, most), (second, others) = [*votes.most_common(2), ("", 0)][:2]
     twice = _twice(found, first, "") if first else []
     if twice:
@@ -82,10 +82,9 @@ def mixed_copies(situation: Situation) -> list[Cause]:
 def prefix(situation: Situation) -> list[Cause]:
     """A prefix that the keys have too many, or too few, or instead of another one."""
     found, wanted = situation.found, situation.wanted
-    agreeing = sum(key in wanted for key in found)
-    strip, stripped = _best(_votes(found, wanted))
-    add, added = _best(_votes(wanted, found))
-    enough = max(agreeing + 1, _BELIEVED * min(len(found), len(wanted)))
+    strip, stripped = _best(_votes(situation.extra, wanted))
+    add, added = _best(_votes(situation.missing, found))
+    enough = max(_agreeing(situation) + 1, _BELIEVED * min(len(found), len(wanted)))
     if max(stripped, added) < enough:
         return _another_prefix(situation, enough)
     if stripped >= added:
@@ -189,8 +188,15 @@ def _votes(longer: Iterable[str], shorter: Mapping[str, TensorSpec]) -> Counter[
     """For each prefix how many of the longer keys it turns into shorter ones."""
     votes: Counter[str] = Counter()
     for key in longer:
-        votes.update(start for start in _starts(key) if key[len(start) :] in shorter)
+        for start in _starts(key):
+            if key[len(start) :] in shorter:
+                votes[start] += 1
     return votes
+
+
+def _agreeing(situation: Situation) -> int:
+    """How many keys of the file are wanted under their own names."""
+    return len(situation.found) - len(situation.extra)
 
 
 def _starts(key: str) -> Iterator[str]:
@@ -209,5 +215,6 @@ def _common(keys: Iterable[str]) -> list[str]:
     total = 0
     for key in keys:
         total += 1
-        votes.update(_starts(key))
+        for start in _starts(key):
+            votes[start] += 1
     return [start for start, count in votes.items() if 2 * count >= total]
