@@ -177,6 +177,8 @@ def conversion_options(command: F) -> F:
         click.option("--keep", metavar="GLOB", multiple=True, help="Keep only these keys."),
         click.option("--drop", metavar="GLOB", multiple=True, help="Leave these keys out."),
         click.option("--rename", metavar="OLD=NEW", multiple=True, help="Prefix, glob or pattern."),
+        click.option("--from-dialect", metavar="NAME", help="Where the keys cannot tell."),
+        click.option("--to-dialect", metavar="NAME", help="As another implementation spells it."),
         click.option("--add-prefix", metavar="P", help="Put P in front of every key."),
         click.option("--strip-prefix", metavar="P", help="Take P off the keys that have it."),
         click.option("--in-chans", metavar="N", type=click.IntRange(1), help="Input channels."),

@@ -8,13 +8,23 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ckptool.architectures import find, frozen, lookalikes
+from ckptool.architectures.spec import Architecture
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.dtypes import SHORT
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.formats.sharded_writer import parse_size
-from ckptool.identification import candidates
-from ckptool.planning import Options, aim, architecture_of, asked_for, make_plan, with_channels
+from ckptool.identification import Candidate, candidates
+from ckptool.planning import (
+    Options,
+    aim,
+    architecture_of,
+    as_found,
+    asked_for,
+    in_dialect,
+    make_plan,
+    with_channels,
+)
 from ckptool.plans import Plan, carried_out, execute, made
 from ckptool.reading import read
 from ckptool.writing import Prepared, Progress, Result, carry_out
@@ -106,7 +116,7 @@ def prepare(
     if arch is not None:
         architecture = find(arch)
         named, _ = carried_out(asked_for(options), opened.weights)
-        target = aim(named, architecture, options)
+        target = aim(named, in_dialect(architecture, options.to_dialect), options)
         found = make_plan(opened.weights, target, options)
         return Prepared(opened, found, target, lookalikes(architecture))
     return _identified(opened, options)
@@ -164,18 +174,19 @@ def _alike(
 def _identified(opened: Checkpoint, options: Options) -> Prepared:
     """The plan for what the file is; those that would get another plan make it ambiguous.
 
+    Without `to_dialect` the file keeps the spelling that it has.
+
     Raises: PlanError if an architecture is needed and several fit, or none does.
     """
     named, _ = carried_out(asked_for(options), opened.weights)
     known = candidates(named)
-    fitting = [candidate.arch for candidate in known if candidate.fits]
-    targets = {name: aim(named, find(name), options) for name in fitting}
+    targets = [aim(named, _spelled(c, options), options) for c in known if c.fits]
+    fitting = list(dict.fromkeys(target.name for target in targets))
     uncast = replace(options, dtype=None, on_overflow="error", keep_fp32=())
-    plans = {name: make_plan(opened.weights, targets[name], uncast) for name in fitting}
-    if len({json.dumps(plan.to_json()["steps"]) for plan in plans.values()}) == 1:
-        first, *others = fitting
-        found = make_plan(opened.weights, targets[first], options)
-        return Prepared(opened, found, targets[first], tuple(others))
+    plans = [make_plan(opened.weights, target, uncast) for target in targets]
+    if len({json.dumps(plan.to_json()["steps"]) for plan in plans}) == 1:
+        found = make_plan(opened.weights, targets[0], options)
+        return Prepared(opened, found, targets[0], tuple(fitting[1:]))
     if not options.need_architecture:
         return Prepared(opened, make_plan(opened.weights, None, options), None, tuple(fitting))
     if fitting:
@@ -193,6 +204,15 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
     )
 
 
+def _spelled(candidate: Candidate, options: Options) -> Architecture:
+    """The architecture of a candidate in the dialect that is asked for, else in the file's own."""
+    if options.to_dialect is not None:
+        return in_dialect(find(candidate.arch), options.to_dialect)
+    found = as_found(candidate)
+    assert found is not None
+    return found
+
+
 def _planned_target(plan: Plan) -> Target | None:
     """The target of a stored plan, if it names a built-in architecture.
 
@@ -201,6 +221,7 @@ def _planned_target(plan: Plan) -> Target | None:
     architecture = frozen.find(plan.arch) if plan.arch else None
     if architecture is None:
         return None
+    architecture = in_dialect(architecture, plan.dialect)
     specs = architecture.manifest(plan.num_classes)
     target = Target(architecture.name, specs, plan.num_classes, architecture)
     for step in plan.steps:
@@ -216,4 +237,5 @@ def default_output(prepared: Prepared) -> str:
     words = [SHORT[plan.dtype]] if plan.dtype in SHORT else []
     if any(step.edit == "heads" for step in plan.steps):
         words.append(f"c{plan.num_classes}")
+    words += [step.options["to"] for step in plan.steps if step.edit == "dialect"][-1:]
     return ".".join([stem, *(words or ["converted"]), "safetensors"])

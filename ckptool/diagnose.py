@@ -87,7 +87,7 @@ def diff(
         also_fits=also,
         distinguished={name: _contrast(target.architecture, name) for name in also},
         not_in_file=target.architecture.card if target.architecture else {},
-        notes=_notes(opened.weights, target),
+        notes=(*_notes(opened.weights, target), *_beyond_weights(solved)),
         fix=_command(opened, target, solved, casts if strict_dtype else ()),
     )
 
@@ -122,6 +122,12 @@ def _notes(weights: WeightSet, target: Target) -> tuple[str, ...]:
             f"{side:g}" + (f", as in {listed(fitting)}" if fitting else "")
         )
     return tuple(notes)
+
+
+def _beyond_weights(solved: Solved) -> tuple[str, ...]:
+    """What a conversion between dialects leaves out, adds, or cannot carry."""
+    notes = (result.notes for cause, result in solved.applied if cause.code == "dialect")
+    return tuple(note for found in notes for note in found)
 
 
 def target_of(

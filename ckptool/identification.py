@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from struct import unpack
+from struct import calcsize, unpack
 
+from ckptool import dialects
 from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture, ClassAxis
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
+from ckptool.dialects.spec import Dialect
 from ckptool.dtypes import DTYPES
 from ckptool.reading import read
 from ckptool.tensors import Inline, LazyTensor, TensorSpec
@@ -100,9 +102,10 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
     specs, versions = unwrapped(weights.specs), weights.versions
     if versions is not None:
         versions = {without_segments(path): version for path, version in versions.items()}
-    views = [_view(specs, prefix) for prefix in _prefixes(specs)]
+    views = [_view(specs, prefix) for prefix in prefixes(specs)]
     dtype = _main_dtype(specs.values())
-    groups: dict[tuple[int, object], Candidate | None] = {}
+    marked = list(dialects.recognised(specs, [view.prefix for view in views]))
+    groups: dict[tuple[int, object, str], Candidate | None] = {}
     found = []
     for name, entry in frozen.index().items():
         # At best all keys agree of the side that has fewer.
@@ -110,13 +113,15 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
             continue
         architecture = frozen.find(name)
         assert architecture is not None
-        # Architectures with one manifest and one head are compared once.
-        group = (id(architecture.specs), tuple(architecture.axes.items()))
-        if group not in groups:
-            groups[group] = _compared(architecture, views, versions, dtype)
-        candidate = groups[group]
-        if candidate is not None:
-            found.append(replace(candidate, arch=name))
+        for dialect in (None, *_others(architecture, marked)):
+            # Architectures with one manifest and one head are compared once.
+            axes = tuple(architecture.axes.items())
+            group = (id(architecture.specs), axes, dialect.name if dialect else "")
+            if group not in groups:
+                groups[group] = _compared(architecture, dialect, views, versions, dtype)
+            candidate = groups[group]
+            if candidate is not None:
+                found.append(replace(candidate, arch=name))
     fitting = told_apart(weights, [candidate for candidate in found if candidate.fits])
     least, most = (_NEARER, _FEW_NEAR) if fitting else (_NEAR, _MOST_NEAR)
     near = [c for c in found if not c.fits and _score(c) >= least]
@@ -214,13 +219,31 @@ def _view(specs: Mapping[str, TensorSpec], prefix: str) -> _View:
     return _View(prefix, inside, ignored, foreign)
 
 
+def _others(architecture: Architecture, marked: Iterable[tuple[Dialect, str]]) -> list[Dialect]:
+    """The dialects among those recognised that spell an architecture, but for its own."""
+    return [
+        dialect
+        for dialect, _ in marked
+        if dialects.spells(dialect, architecture)
+        and not all(mark in architecture.specs for mark in dialect.marks)
+    ]
+
+
 def _compared(
     architecture: Architecture,
+    dialect: Dialect | None,
     views: list[_View],
     versions: Mapping[str, int] | None,
     dtype: str,
 ) -> Candidate | None:
-    """How well an architecture fits, None if none of its landmarks is in the file."""
+    """How well an architecture fits, in its own spelling or in a dialect.
+
+    None if none of its landmarks is in the file.
+    """
+    missing = 0
+    if dialect is not None:
+        missing = len(dialects.uncovered(architecture, dialect))
+        architecture = dialects.spelled(architecture, dialect)
     landmarks = [next(iter(architecture.specs)), *architecture.axes]
     view = next((v for v in views if any(mark in v.inside for mark in landmarks)), None)
     if view is None:
@@ -232,20 +255,24 @@ def _compared(
     inside = view.inside
     if any(key in wanted for key in view.ignored):
         inside = {**inside, **{k: spec for k, spec in view.ignored.items() if k in wanted}}
+    if dialect is not None and dialect.drops:
+        inside = {k: s for k, s in inside.items() if k in wanted or not dialects.drops(dialect, k)}
     # Under a prefix the module paths of `_metadata` have it too.
-    own = versions if versions is None or not view.prefix else _below(versions, view.prefix)
-    counts = compare(inside, wanted, own).counts
+    known = versions if versions is None or not view.prefix else _below(versions, view.prefix)
+    counts = compare(inside, wanted, known).counts
     unexpected = counts["unexpected"] + view.foreign
-    fits = not (counts["missing"] or unexpected or counts["shape"])
+    missing += counts["missing"]
+    fits = not (missing or unexpected or counts["shape"])
+    own = dialect or dialects.native(architecture)
     return Candidate(
         architecture.name,
         fits,
-        architecture.family,
+        own.name if own else architecture.family,
         count,
         view.prefix,
         dtype,
         counts["matched"],
-        counts["missing"],
+        missing,
         unexpected,
         counts["shape"],
     )
@@ -262,7 +289,7 @@ def _below(versions: Mapping[str, int], prefix: str) -> Mapping[str, int]:
 _IGNORED = (*DERIVED, *PROFILED)
 
 
-def _prefixes(specs: Mapping[str, TensorSpec]) -> list[str]:
+def prefixes(specs: Mapping[str, TensorSpec]) -> list[str]:
     """The prefixes that at least half of the keys have, the shortest first; the empty one too."""
     votes: Counter[str] = Counter()
     for key in specs:
@@ -297,11 +324,15 @@ def _score(candidate: Candidate) -> float:
 
 def _first_side(boxes: LazyTensor) -> float | None:
     """The height of the first box of an (n, 4) tensor."""
-    code = {"float32": "<4f", "float16": "<4e", "float64": "<4d"}.get(boxes.dtype)
+    code = {"float64": "<4d", "float32": "<4f", "float16": "<4e", "bfloat16": "<4H"}.get(boxes.dtype)
     if code is None or len(boxes.shape) != 2 or boxes.shape[1] != 4 or not boxes.shape[0]:
         return None
-    first = next(boxes.chunks(), memoryview(b""))[: DTYPES[boxes.dtype].itemsize * 4]
-    if len(first) < DTYPES[boxes.dtype].itemsize * 4:
+    size = calcsize(code)
+    first = next(boxes.chunks(size), memoryview(b""))[:size]
+    if len(first) < size:
         return None  # a live model's buffer, whose values are not looked at
+    if boxes.dtype == "bfloat16":  # the upper half of a float32
+        first = memoryview(b"".join(bytes(2) + first[at : at + 2] for at in range(0, size, 2)))
+        code = "<4f"
     top, _, bottom, _ = unpack(code, first)
     return float(bottom - top)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint, WeightSet
@@ -15,7 +14,7 @@ from ckptool.compare import compare
 from ckptool.dtypes import DTYPES
 from ckptool.errors import PlanError, quoted
 from ckptool.identification import DERIVED, candidates, is_named, without_segments
-from ckptool.planning import Options, make_plan
+from ckptool.planning import Options, as_found, make_plan
 from ckptool.plans import Plan, execute
 from ckptool.plugins.cast import widens
 from ckptool.reading import read
@@ -98,7 +97,7 @@ def _live(model: torch.nn.Module, specs: Mapping[str, TensorSpec]) -> _Live:
     kind = f"{type(model).__module__}.{type(model).__name__}"
     architecture: Architecture | None = None
     if fitting:
-        architecture = frozen.find(fitting[0].arch)
+        architecture = as_found(fitting[0])
     count = fitting[0].num_classes if fitting else None
     return _Live(names, Target(kind, wanted, count, architecture))
 

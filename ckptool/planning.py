@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptool import dialects
 from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
@@ -17,9 +18,11 @@ from ckptool.errors import PlanError, listed, quoted
 from ckptool.files import ByteFile
 from ckptool.identification import (
     DERIVED,
+    Candidate,
     candidates,
     class_count,
     is_named,
+    prefixes,
     without_segments,
 )
 from ckptool.labels import class_map
@@ -37,13 +40,17 @@ class Options:
     """What a user may ask of a conversion, as `ckptool convert` names it.
 
     `keep` and `drop` are globs of the file's own keys; what the prefixes and `rename` name is what
-    is left after them, `keep_fp32` the output's keys. A `rename` is `OLD=NEW` or `@FILE`.
+    is left after them, `keep_fp32` the output's keys. A `rename` is `OLD=NEW` or `@FILE`. A dialect
+    is what another implementation calls the keys; `from_dialect` is asked for where that cannot be
+    seen.
     """
 
     dtype: str | None = None
     num_classes: int | None = None
     class_map: str | None = None
     in_chans: int | None = None
+    from_dialect: str | None = None
+    to_dialect: str | None = None
     strip_prefix: str | None = None
     add_prefix: str | None = None
     rename: tuple[str, ...] = ()
@@ -56,7 +63,8 @@ class Options:
     @property
     def need_architecture(self) -> bool:
         """Whether only an architecture tells which tensors they are about."""
-        return any(x is not None for x in (self.num_classes, self.class_map, self.in_chans))
+        about = (self.num_classes, self.class_map, self.in_chans, self.from_dialect)
+        return any(option is not None for option in (*about, self.to_dialect))
 
 
 def aim(weights: WeightSet, architecture: Architecture, options: Options) -> Target:
@@ -81,7 +89,7 @@ def architecture_of(weights: WeightSet) -> Architecture | None:
     The first one if several do; None if none does.
     """
     found = next((candidate for candidate in candidates(weights) if candidate.fits), None)
-    architecture = frozen.find(found.arch) if found else None
+    architecture = as_found(found) if found else None
     if found is None or architecture is None:
         return None
     own = {without_segments(key).removeprefix(found.prefix): key for key in weights.tensors}
@@ -94,6 +102,15 @@ def architecture_of(weights: WeightSet) -> Architecture | None:
         aliases=(),
         derived=tuple(key for key in weights.tensors if is_named(key, DERIVED)),
     )
+
+
+def as_found(candidate: Candidate) -> Architecture | None:
+    """The built-in architecture of a candidate, in the candidate's dialect."""
+    architecture = frozen.find(candidate.arch)
+    own = dialects.native(architecture) if architecture else None
+    if architecture is None or own is None or candidate.dialect == own.name:
+        return architecture
+    return in_dialect(architecture, candidate.dialect)
 
 
 def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Plan:
@@ -109,12 +126,16 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     if first:
         steps.append(_cast(options, target, asked))
         asked, _ = carried_out(steps[-1:], asked)
+    if target is not None and options.from_dialect is not None:
+        more = _from_dialect(asked, target, options.from_dialect)
+        asked, _ = carried_out(more, asked)
+        steps += more
     if target is not None:
         steps += _towards(asked, target, options)
     elif options.need_architecture:
         raise PlanError(
-            "which tensors the class count or the input channels are about, only an architecture "
-            "tells",
+            "which tensors the class count, the input channels or a dialect are about, only an "
+            "architecture tells",
             hint="--arch NAME",
             code="plan.architecture",
         )
@@ -126,7 +147,18 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
         count = target.num_classes
     name = target.name if target else None
     dtype = None if options.dtype is None else cast_target(options.dtype)
-    return made(weights, steps, arch=name, num_classes=count, dtype=dtype)
+    dialect = target.architecture.dialect if target and target.architecture else None
+    return made(weights, steps, arch=name, num_classes=count, dtype=dtype, dialect=dialect)
+
+
+def in_dialect(architecture: Architecture, name: str | None) -> Architecture:
+    """The architecture as the dialect of that name spells it; itself if there is no name.
+
+    Raises: PlanError if it is not spelled so.
+    """
+    if name is None:
+        return architecture
+    return dialects.spelled(architecture, dialects.find(name, architecture))
 
 
 def asked_for(options: Options) -> list[Step]:
@@ -203,6 +235,24 @@ def _names_in(path: str) -> dict[str, str]:
             code="plan.map",
         )
     return names
+
+
+def _from_dialect(weights: WeightSet, target: Target, name: str) -> list[Step]:
+    """The steps from a dialect that the user names to the one that the target is spelled in."""
+    architecture = target.architecture
+    wanted = dialects.native(architecture) if architecture else None
+    if architecture is None or wanted is None:
+        raise PlanError(
+            f"{quoted(target.name)} is spelled in no dialects", code="plan.architecture"
+        )
+    found = dialects.find(name, architecture)
+    if found.name == wanted.name:
+        return []
+    specs = weights.specs
+    marks = ((prefix, mark) for prefix in prefixes(specs) for mark in found.marks)
+    prefix = next((prefix for prefix, mark in marks if prefix + mark in specs), "")
+    edits = dialects.edits(found, wanted, architecture, prefix)
+    return [Step(edit, options) for edit, options in edits.items()]
 
 
 def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]:

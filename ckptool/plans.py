@@ -37,7 +37,7 @@ class Plan:
     """An ordered list of edits, bound to weights of one signature.
 
     What it aims at: `arch`, an architecture, or `like`, the path of another checkpoint; the class
-    count; the type that was asked for.
+    count; the type that was asked for; the dialect, if it is not the architecture's own.
     """
 
     signature: str
@@ -46,12 +46,13 @@ class Plan:
     num_classes: int | None = None
     dtype: str | None = None
     like: str | None = None
+    dialect: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         target = {"arch": self.arch, "num_classes": self.num_classes, "dtype": self.dtype}
-        if self.like is not None:
-            target["like"] = self.like
+        more = {"like": self.like, "dialect": self.dialect}
+        target |= {name: value for name, value in more.items() if value is not None}
         return {
             "version": VERSION,
             "signature": self.signature,
@@ -150,6 +151,7 @@ def _parsed(value: Mapping[str, Any]) -> Plan:
         num_classes=None if target["num_classes"] is None else int(target["num_classes"]),
         dtype=None if target["dtype"] is None else _text(target["dtype"]),
         like=None if target.get("like") is None else _text(target["like"]),
+        dialect=None if target.get("dialect") is None else _text(target["dialect"]),
     )
 
 

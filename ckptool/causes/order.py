@@ -8,6 +8,7 @@ from ckptool.causes import Cause, Situation
 from ckptool.causes.buffers import anchors_missing, counters, derived, profiled
 from ckptool.causes.copies import adapters, ema_mirror
 from ckptool.causes.damage import empty_shells, flat_parameters, not_dense, not_tensors
+from ckptool.causes.dialects import other_dialect
 from ckptool.causes.heads import anchors, classes, input_channels
 from ckptool.causes.identity import another_size, extra_modules, part_only, unrelated
 from ckptool.causes.spelling import head_norms, norm_spelling, renamed_members, unit_axes
@@ -21,6 +22,7 @@ AROUND: tuple[Detector, ...] = (
     not_tensors,
     flat_parameters,
     segments,
+    other_dialect,
     mixed_copies,
     prefix,
     not_dense,

@@ -7,7 +7,7 @@ with DIALECTS.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,7 +17,7 @@ from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.dialects.links import Link, Place, canonical_specs, links
 from ckptool.dialects.spec import Dialect
-from ckptool.dialects.yolo import same_network
+from ckptool.dialects.yolo import same_layers, same_network
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.tensors import TensorSpec
 
@@ -117,25 +117,29 @@ def bn_eps(dialect: Dialect, architecture: Architecture) -> float | None:
 
 
 def edits(
-    own: Dialect, other: Dialect, architecture: Architecture
-) -> tuple[tuple[str, dict[str, object]], ...]:
+    own: Dialect, other: Dialect, architecture: Architecture, prefix: str = ""
+) -> dict[str, dict[str, object]]:
     """The edits that bring weights from one dialect to another, each with its options."""
     name = stand_in(architecture, own, other)
-    renamed = ("dialect", {"from": own.name, "to": other.name, "arch": name})
+    options: dict[str, object] = {"from": own.name, "to": other.name, "arch": name}
+    if prefix:
+        options["prefix"] = prefix
+    found = {"dialect": options}
     before, after = bn_eps(own, architecture), bn_eps(other, architecture)
-    if before is None or after is None or before == after:
-        return (renamed,)
-    return renamed, ("eps", {"from": before, "to": after})
+    if before is not None and after is not None and before != after:
+        found["eps"] = {"from": before, "to": after}
+    return found
 
 
-def uncovered(architecture: Architecture, dialect: Dialect) -> int:
-    """How many of the architecture's tensors a dialect of a part does not have."""
+def uncovered(architecture: Architecture, dialect: Dialect) -> tuple[str, ...]:
+    """The architecture's tensors, by its own keys, that a dialect of a part does not have."""
     own = native(architecture)
     if own is None or dialect.part is None:
-        return 0
+        return ()
     canonical = canonical_specs(own, architecture)
     found = {link.canonical.key for link in links(dialect, architecture, canonical)}
-    return len(canonical.keys() - found)
+    pairs = zip(architecture.specs, canonical, strict=True)
+    return tuple(key for key, name in pairs if name not in found)
 
 
 def stand_in(architecture: Architecture, *dialects: Dialect) -> str:
@@ -144,7 +148,7 @@ def stand_in(architecture: Architecture, *dialects: Dialect) -> str:
     So a conversion between dialects is one plan for all that cannot be told apart.
     """
     if "darknet" in dialects[0].families:
-        return same_network(architecture)
+        return same_layers(architecture)
     for name in frozen.index():
         other = frozen.find(name)
         if other is None or other.specs is not architecture.specs:
@@ -154,7 +158,12 @@ def stand_in(architecture: Architecture, *dialects: Dialect) -> str:
     return architecture.name
 
 
-def recognised(keys: Container[str], prefixes: tuple[str, ...]) -> Iterator[tuple[Dialect, str]]:
+def drops(dialect: Dialect, key: str) -> bool:
+    """Whether a dialect has a key that the canonical spelling has not, and needs not."""
+    return any(fnmatchcase(key, aside.keys) for aside in dialect.drops)
+
+
+def recognised(keys: Container[str], prefixes: Sequence[str]) -> Iterator[tuple[Dialect, str]]:
     """The dialects whose marks are among the keys, with the prefix in front of them.
 
     Those of other packages are only looked at if no built-in one is found.

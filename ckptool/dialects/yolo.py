@@ -67,14 +67,18 @@ def convolutions(architecture: Architecture) -> tuple[int, ...]:
 
 
 def same_network(architecture: Architecture) -> str:
-    """The built-in network that has the same layers, whatever the class count and activations.
+    """The built-in network that a cfg describes, whatever its class count.
 
-    Its own name if there is none.
+    The architecture's own name if there is none, or if it is built in itself.
     """
-    if not architecture.name.startswith(PREFIX) and architecture.name != "yolov4_new":
+    if not architecture.name.startswith(PREFIX):
         return architecture.name
-    own = _structure(find(architecture.name))
-    return next((n for n in NAMES if _structure(_built_in(n)) == own), architecture.name)
+    return _first_like(find(architecture.name), activations=True) or architecture.name
+
+
+def same_layers(architecture: Architecture) -> str:
+    """The first built-in network with the same layers, whatever they are activated by."""
+    return _first_like(find(architecture.name), activations=False) or architecture.name
 
 
 def _names(words: str | Names) -> Names:
@@ -102,13 +106,20 @@ def _built_in(name: str) -> Network:
     return find_network(name)
 
 
-def _structure(network: Network) -> tuple[object, ...]:
-    """What a layer table computes, but for class counts and activations."""
-    return tuple(
+def _first_like(network: Network, *, activations: bool) -> str | None:
+    own = _structure(network, activations)
+    found = (name for name in NAMES if _structure(_built_in(name), activations) == own)
+    return next(found, None)
+
+
+def _structure(network: Network, activations: bool) -> list[object]:
+    """What a layer table computes, but for class counts."""
+    return [
         (
             *(layer.kind, layer.inputs, layer.size, layer.stride, layer.padding, layer.groups),
             *(layer.group_id, layer.normalized, layer.head and len(layer.head.mask)),
+            layer.activation if activations else None,
             None if layer.head or network.head_after(index) else layer.shape[0],
         )
         for index, layer in enumerate(network.layers)
-    )
+    ]

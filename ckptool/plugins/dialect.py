@@ -1,8 +1,9 @@
 """Spell the keys as another implementation does, and lay the values out as it does.
 
-Options: `from` and `to` (dialects, see `ckptool.dialects`) and `arch`, the architecture that both
-spell. Every value is kept bit for bit; what is one tensor in one dialect may be several in another.
-The eps of a dialect's BatchNorms is the business of another edit, `eps`.
+Options: `from` and `to` (dialects, see `ckptool.dialects`), `arch`, the architecture that both
+spell, and maybe `prefix`, which is taken off the keys that have it. Every value is kept bit for
+bit; what is one tensor in one dialect may be several in another. The eps of a dialect's BatchNorms
+is the business of another edit, `eps`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from ckptool.checkpoint import WeightSet
 from ckptool.dialects.links import Link, canonical_specs, links
 from ckptool.dialects.spec import Aside
 from ckptool.errors import PlanError, counted, quoted
-from ckptool.plugins import EXACT, SELECTIVE, Applied
+from ckptool.plugins import EXACT, SELECTIVE, Applied, rename
 from ckptool.plugins.rearranged import cut, joined, moved
-from ckptool.plugins.rename import renamed_versions
 from ckptool.tensors import Inline, LazyTensor, TensorSpec
 
 NAME = "dialect"
@@ -46,7 +46,10 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     assert native is not None  # what is spelled in two dialects has one of its own
     canonical = canonical_specs(native, architecture)
     before, after = (links(dialect, architecture, canonical) for dialect in (own, other))
-    middle = _carried(weights.tensors, before)
+    prefix = options.get("prefix", "")
+    bare = rename.apply(weights, {"strip": prefix}).weights if prefix else weights
+    full = dict(zip(bare.tensors, weights.tensors, strict=True))
+    middle = _carried(bare.tensors, before)
     if not middle:
         raise PlanError(
             f"no key is one of {quoted(architecture.name)} in the dialect {quoted(own.name)}",
@@ -55,26 +58,26 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     result = _through(middle, [_turned(link) for link in after])
     used = {key for made in middle.values() for key in made.origins}
     arrived = {key for made in result.values() for key in made.origins}
-    others = [key for key in weights.tensors if key not in used]
+    others = [key for key in bare.tensors if key not in used]
     aside = _reasons(others, own.drops)
     lost = [name for name, made in middle.items() if arrived.isdisjoint(made.origins)]
     why = f"spells the {other.part} only" if other.part else "has no such tensors"
     missing = (*other.lacks, Aside("*", f"{quoted(other.name)} {why}"))
     added = {k: LazyTensor(spec, _ones(spec)) for k, spec in other.makes(architecture).items()}
-    tensors = _ordered(weights, before, after, result)
-    stay = {key: weights.tensors[key] for key in others if key not in aside}
+    tensors = _ordered(bare, before, after, result)
+    stay = {key: bare.tensors[key] for key in others if key not in aside}
     for key, tensor in (*stay.items(), *added.items()):
         if key in tensors:
             raise PlanError(f"two tensors would be called {quoted(key)}", code="plan.collision")
         tensors[key] = tensor
-    gone = {key for key in weights.tensors if key in aside or key in used - arrived}
+    gone = {*aside, *(used - arrived)}
     names = {made.origins[0]: key for key, made in result.items()}
     both = {*own.notes} & {*other.notes}
     return Applied(
-        replace(weights, tensors=tensors, versions=renamed_versions(weights, names)),
+        replace(bare, tensors=tensors, versions=rename.renamed_versions(bare, names)),
         SELECTIVE if own.part or other.part else EXACT,
         (*result, *added),
-        tuple(key for key in weights.tensors if key in gone),
+        tuple(full[key] for key in bare.tensors if key in gone),
         (
             *_told([*aside.values(), *_reasons(lost, missing).values()]),
             *([f"{counted(len(added), 'tensor')} of ones made, never read"] if added else ()),

@@ -28,7 +28,7 @@ def identified_text(found: Identified) -> str:
     lines = [f"{printable(found.file)} ({format_name(found.format)}{weights})", ""]
     if not found.candidates:
         return "\n".join([*lines, "no architecture that ckptool knows: `ckptool archs` lists them"])
-    rows = [["", "architecture", "classes", "dtype", "prefix", "differences"]]
+    rows = [["", "architecture", "dialect", "classes", "dtype", "prefix", "differences"]]
     rows += [_row(item) for item in found.candidates]
     lines += table(rows)
     count = len(found.fitting)
@@ -56,6 +56,7 @@ def _row(item: Candidate) -> list[str]:
     return [
         "fits" if item.fits else "near",
         item.arch,
+        item.dialect,
         "" if item.num_classes is None else str(item.num_classes),
         item.dtype,
         printable(item.prefix),
