@@ -166,7 +166,9 @@ def diff(
 def conversion_options(command: F) -> F:
     """The options that say what to do with the weights."""
     for option in (
-        click.option("--seed", metavar="N", default=0, help="For newly initialised rows."),
+        click.option(
+            "--seed", metavar="N", type=click.IntRange(0), default=0, help="For new rows."
+        ),
         click.option("--keep-fp32", metavar="GLOB", multiple=True, help="Keys that stay float32."),
         click.option(
             "--on-overflow",
@@ -174,9 +176,14 @@ def conversion_options(command: F) -> F:
             default="error",
             help="What happens to finite values that the new dtype cannot hold.",
         ),
-        click.option("--keep", metavar="GLOB", multiple=True, help="Keep only these keys."),
-        click.option("--drop", metavar="GLOB", multiple=True, help="Leave these keys out."),
-        click.option("--rename", metavar="OLD=NEW", multiple=True, help="Prefix, glob or pattern."),
+        click.option("--keep", metavar="GLOB", multiple=True, help="Keep only these keys of FILE."),
+        click.option("--drop", metavar="GLOB", multiple=True, help="Leave these keys of FILE out."),
+        click.option(
+            "--rename",
+            metavar="OLD=NEW",
+            multiple=True,
+            help="Prefix (`neek.=neck.`), glob, pattern (`a.{i}.{*}=b.{i}.{*}`), or @FILE: JSON.",
+        ),
         click.option("--from-dialect", metavar="NAME", help="Where the keys cannot tell."),
         click.option("--to-dialect", metavar="NAME", help="As another implementation spells it."),
         click.option("--add-prefix", metavar="P", help="Put P in front of every key."),
@@ -192,27 +199,36 @@ def conversion_options(command: F) -> F:
 @cli.command()
 @click.argument("file", type=click.Path())
 @conversion_options
+@click.option("--force", is_flag=True, help="Replace an existing PLAN.json.")
 @click.option("-o", "output", metavar="PLAN.json", help="Write the plan to a file.")
 @common
-def plan(file: str, output: str | None, weights: str | None, as_json: bool, **options: Any) -> int:
+def plan(
+    file: str,
+    output: str | None,
+    force: bool,
+    weights: str | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """The steps that `convert` would take, as JSON that it can run.
 
     Example: ckptool plan weights.pth --arch tf_efficientdet_d7 --dtype fp16 -o plan.json
     """
-    from ckptool.conversion import prepare
+    from ckptool.conversion import applied, prepare
     from ckptool.formats.atomic import replace_text
     from ckptool.planning import Options
     from ckptool.render.convert import plan_text
 
     arch, like = options.pop("arch"), options.pop("like")
     asked = Options(**options)
-    found = prepare(file, arch=arch, like=like, weights=weights, options=asked).plan
+    prepared = prepare(file, arch=arch, like=like, weights=weights, options=asked)
     if output:
-        replace_text(output, json.dumps(found.to_json(), indent=1) + "\n")
+        text = json.dumps(prepared.plan.to_json(), indent=1) + "\n"
+        replace_text(output, text, force=force)
     if as_json:
-        _json(found.to_json())
+        _json(prepared.plan.to_json())
     else:
-        click.echo(plan_text(found))
+        click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits))
     return FITS
 
 
@@ -240,7 +256,8 @@ def convert(
 
     Example: ckptool convert weights.pth --dtype fp32 --num-classes 20
     """
-    from ckptool.conversion import default_output, prepare
+    from ckptool.conversion import applied, default_output, prepare
+    from ckptool.formats import writer_for
     from ckptool.formats.sharded_writer import parse_size
     from ckptool.planning import Options
     from ckptool.plans import read_plan
@@ -248,6 +265,8 @@ def convert(
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
+    if output:
+        writer_for(output)
     prepared = prepare(
         file,
         arch=arch,
@@ -260,7 +279,7 @@ def convert(
         if as_json:
             _json(prepared.plan.to_json())
         else:
-            click.echo(plan_text(prepared.plan))
+            click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits))
         return FITS
     with _progress() as progress:
         found = carry_out(

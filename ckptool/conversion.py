@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,7 +26,8 @@ from ckptool.planning import (
     make_plan,
     with_channels,
 )
-from ckptool.plans import Plan, carried_out, execute, made
+from ckptool.plans import Plan, carried_out, execute, made, read_plan
+from ckptool.plugins import Applied
 from ckptool.reading import read
 from ckptool.writing import Prepared, Progress, Result, carry_out
 
@@ -36,7 +38,7 @@ def convert(
     *,
     arch: str | None = None,
     like: str | os.PathLike[str] | Checkpoint | None = None,
-    plan: Plan | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
     weights: str | None = None,
     force: bool = False,
     max_shard_size: str | int | None = None,
@@ -45,14 +47,20 @@ def convert(
 ) -> Result:
     """Write the checkpoint as the options ask for it, and prove the file that was written.
 
-    The options are the fields of `ckptool.planning.Options`; a stored `plan` takes their place.
+    The options are the fields of `ckptool.planning.Options`; a `plan`, or the path of a stored one,
+    takes their place.
     Without `output` the file is written beside the input under a name that says what was done.
     `max_shard_size` (`2GB`, or bytes) makes several files with an index of them.
 
     Raises: CkptError; nothing is written then.
     """
     prepared = prepare(
-        checkpoint, arch=arch, like=like, plan=plan, weights=weights, options=Options(**options)
+        checkpoint,
+        arch=arch,
+        like=like,
+        plan=plan if plan is None or isinstance(plan, Plan) else read_plan(plan),
+        weights=weights,
+        options=_asked(options),
     )
     path = os.fspath(output) if output else default_output(prepared)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
@@ -71,7 +79,7 @@ def plan(
 
     Raises: CkptError.
     """
-    asked = Options(**options)
+    asked = _asked(options)
     return prepare(checkpoint, arch=arch, like=like, weights=weights, options=asked).plan
 
 
@@ -120,6 +128,16 @@ def prepare(
         found = make_plan(opened.weights, target, options)
         return Prepared(opened, found, target, lookalikes(architecture))
     return _identified(opened, options)
+
+
+def _asked(options: Mapping[str, Any]) -> Options:
+    """The options of a call, where one text stands for a list of one."""
+    lists = ("rename", "drop", "keep", "keep_fp32")
+    values: dict[str, Any] = {
+        name: ((value,) if isinstance(value, str) else tuple(value)) if name in lists else value
+        for name, value in options.items()
+    }
+    return Options(**values)
 
 
 def _refuse_contradictions(
@@ -228,6 +246,11 @@ def _planned_target(plan: Plan) -> Target | None:
         if step.edit == "channels":
             target = with_channels(target, step.options["to"])
     return target
+
+
+def applied(prepared: Prepared) -> tuple[Applied, ...]:
+    """What each step does to the weights; nothing is computed for it."""
+    return execute(prepared.plan, prepared.checkpoint.weights)[1]
 
 
 def default_output(prepared: Prepared) -> str:

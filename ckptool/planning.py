@@ -124,8 +124,9 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     # What widens comes first, so that the edits compute with the wider type; what narrows last.
     first = options.dtype is not None and not options.keep_fp32 and _all_widen(asked, options.dtype)
     if first:
-        steps.append(_cast(options, target, asked))
-        asked, _ = carried_out(steps[-1:], asked)
+        widening = _cast(options, target, asked)
+        asked, _ = carried_out(widening, asked)
+        steps += widening
     if target is not None and options.from_dialect is not None:
         more = _from_dialect(asked, target, options.from_dialect)
         asked, _ = carried_out(more, asked)
@@ -141,7 +142,7 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
         )
     if options.dtype is not None and not first:
         edited, _ = carried_out(steps, weights)
-        steps.append(_cast(options, target, edited))
+        steps += _cast(options, target, edited)
     count = options.num_classes
     if target is not None and count is None:
         count = target.num_classes
@@ -327,7 +328,8 @@ def _all_widen(weights: WeightSet, dtype: str) -> bool:
     return all(widens(each, target) for each in found if DTYPES[each].kind == "f")
 
 
-def _cast(options: Options, target: Target | None, weights: WeightSet) -> Step:
+def _cast(options: Options, target: Target | None, weights: WeightSet) -> list[Step]:
+    """The step that casts, none if everything is of the type already."""
     assert options.dtype is not None
     own = target.architecture.derived if target and target.architecture else ()
     derived = [key for key in weights.tensors if is_named(key, (*DERIVED, *own))]
@@ -338,4 +340,5 @@ def _cast(options: Options, target: Target | None, weights: WeightSet) -> Step:
         values["except"] = derived
     if options.on_overflow == "keep-fp32":
         values["large"] = too_large(weights, values)
-    return Step("cast", values)
+    step = Step("cast", values)
+    return [step] if carried_out([step], weights)[1][0].keys else []

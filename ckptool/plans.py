@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -114,8 +115,9 @@ def carried_out(steps: Sequence[Step], weights: WeightSet) -> tuple[WeightSet, t
     return weights, tuple(results)
 
 
-def read_plan(path: str) -> Plan:
+def read_plan(path: str | os.PathLike[str]) -> Plan:
     """The plan that a file holds; PlanError unless it holds one."""
+    path = os.fspath(path)
     file = ByteFile(path)
     try:
         value = json.loads(file.read(0, min(file.size, _MOST_BYTES)))

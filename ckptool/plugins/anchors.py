@@ -1,37 +1,53 @@
 """Generate the anchor boxes that an effdet bench keeps as a buffer.
 
 Options: `key` and what the boxes follow from: `image_size` (height, width), `levels` (first, last),
-`num_scales`, `aspect_ratios`, `anchor_scale`.
+`num_scales`, `aspect_ratios` (pairs of width and height, or their quotients), `anchor_scale`.
 
 Source: effdet 0.4.1 `anchors.py` (`Anchors`), whose values these are, bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
-from ckptool.errors import VerificationError, quoted
+from ckptool.errors import PlanError, VerificationError, quoted
 from ckptool.plugins import EXACT, Applied
 from ckptool.plugins.fill import in_modules
 from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
 NAME = "anchors"
 
+_LARGEST_SIDE = 1 << 14
+_LAST_LEVEL = 12
+_MOST_BOXES = 1 << 24
+
 
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
-    """The weights with the boxes, in place of those that were there, if any."""
+    """The weights with the boxes, in place of those that were there, if any.
+
+    Raises: PlanError for what no boxes follow from.
+    """
     key = options["key"]
+    height, width = options["image_size"]
+    first, last = options["levels"]
     source = Boxes(
         key,
-        tuple(options["image_size"]),
-        tuple(options["levels"]),
+        (height, width),
+        (first, last),
         options["num_scales"],
-        tuple(tuple(ratio) for ratio in options["aspect_ratios"]),
+        tuple(_pair(ratio) for ratio in options["aspect_ratios"]),
         options["anchor_scale"],
     )
+    counts = (height, width, source.num_scales, last - first + 1, first + 1)
+    whole = all(type(count) is int and count > 0 for count in counts)
+    if not (whole and max(height, width) <= _LARGEST_SIDE and last <= _LAST_LEVEL):
+        raise PlanError(f"no anchor boxes follow from {dict(options)}", code="plan.options")
+    if type(source.anchor_scale) not in (int, float) or source.count() > _MOST_BOXES:
+        raise PlanError(f"no anchor boxes follow from {dict(options)}", code="plan.options")
     made = LazyTensor(TensorSpec("float32", (source.count(), 4)), source)
     if key in weights.tensors:
         tensors = {**weights.tensors, key: made}
@@ -45,6 +61,15 @@ def describe(options: Mapping[str, Any]) -> str:
     height, width = options["image_size"]
     scale = options["anchor_scale"]
     return f"{quoted(options['key'])} for an image of {height}×{width}, anchor scale {scale}"
+
+
+def _pair(ratio: Any) -> tuple[float, float]:
+    """A ratio as the factors of width and height, as effdet reads it."""
+    if isinstance(ratio, (list, tuple)):
+        width, height = ratio
+        return float(width), float(height)
+    root = math.sqrt(ratio)
+    return root, 1.0 / root
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
-from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.errors import PlanError, VerificationError, counted, quoted
 from ckptool.plugins import LOSSY, Applied
 from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
@@ -48,7 +48,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 
 def describe(options: Mapping[str, Any]) -> str:
     """`conv_stem.weight takes 1 channel`."""
-    return f"{quoted(options['key'])} takes {options['to']:,} channels"
+    return f"{quoted(options['key'])} takes {counted(options['to'], 'channel')}"
 
 
 @dataclass(frozen=True, slots=True)

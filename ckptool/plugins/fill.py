@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
-from ckptool.errors import PlanError, listed
+from ckptool.errors import PlanError, counted, listed
 from ckptool.plugins import EXACT, Applied
 from ckptool.tensors import Inline, LazyTensor, TensorSpec, is_possible
 
@@ -39,7 +39,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 def describe(options: Mapping[str, Any]) -> str:
     """`add 36 tensors of zeros: fpn.resample.3.conv.conv.bias and 35 more`."""
     keys = list(options["zeros"])
-    return f"add {len(keys):,} tensor{'s' * (len(keys) > 1)} of zeros: {listed(keys, 1)}"
+    return f"add {counted(len(keys), 'tensor')} of zeros: {listed(keys, 1)}"
 
 
 def in_modules(

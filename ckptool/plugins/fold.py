@@ -12,7 +12,7 @@ from typing import Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
-from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.errors import PlanError, VerificationError, counted, quoted
 from ckptool.plugins import EXACT, Applied
 from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
@@ -43,15 +43,18 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
             touched.append(key)
         del tensors[bias_key]
     removed = tuple(options["biases"])
-    note = f"{len(removed)} redundant biases folded into {len(touched)} running means"
+    note = (
+        f"{counted(len(removed), 'redundant bias', 'redundant biases')} folded into "
+        f"{counted(len(touched), 'running mean')}"
+    )
     return Applied(
         replace(weights, tensors=tensors), EXACT, tuple(touched), dropped=removed, notes=(note,)
     )
 
 
 def describe(options: Mapping[str, Any]) -> str:
-    """`36 biases into the running means behind them`."""
-    return f"{len(options['biases']):,} biases into the running means behind them"
+    """`take 36 biases into the means behind`."""
+    return f"take {counted(len(options['biases']), 'bias', 'biases')} into the means behind"
 
 
 def _vector(tensors: Mapping[str, LazyTensor], key: str) -> LazyTensor:

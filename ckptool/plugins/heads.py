@@ -76,11 +76,11 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 
 
 def describe(options: Mapping[str, Any]) -> str:
-    """`90 classes to 20: 17 kept, 3 new`."""
+    """`from 90 classes to 20: 17 kept, 3 newly initialised (seed 0)`."""
     kept = sum(old is not None for old in options["map"])
     fresh = len(options["map"]) - kept
     new = f", {fresh:,} newly initialised (seed {options.get('seed', 0)})" if fresh else ""
-    return f"{options['from']:,} classes to {options['to']:,}: {kept:,} kept{new}"
+    return f"from {options['from']:,} classes to {options['to']:,}: {kept:,} kept{new}"
 
 
 def options_for(architecture: Architecture, found: int, wanted: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import numpy_dtype
-from ckptool.errors import PlanError, VerificationError, quoted
+from ckptool.errors import PlanError, VerificationError, counted, quoted
 from ckptool.plugins import EXACT, Applied
 from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
@@ -53,14 +53,15 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
             tensors[by_first[key]] = made[by_first[key]]
         elif key not in gone:
             tensors[key] = tensor
-    note = f"{len(made):,} weights computed from their parts"
+    note = f"{counted(len(made), 'weight')} computed from their parts"
     return Applied(replace(weights, tensors=tensors), EXACT, tuple(made), notes=(note,))
 
 
 def describe(options: Mapping[str, Any]) -> str:
-    """`12 weights from the parts of weight_norm`."""
+    """`compute 12 weights from the parts of weight_norm`."""
     kinds = sorted({kind for kind, *_ in options["weights"].values()})
-    return f"{len(options['weights']):,} weights from the parts of {' and '.join(kinds)}"
+    weights = counted(len(options["weights"]), "weight")
+    return f"compute {weights} from the parts of {' and '.join(kinds)}"
 
 
 def _belong_together(kind: str, parts: tuple[LazyTensor, ...]) -> bool:

@@ -39,10 +39,10 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
 
 
 def describe(options: Mapping[str, Any]) -> str:
-    """`12 tensors, bn.num_batches_tracked to ()`."""
-    shapes = options["shapes"]
-    key = next(iter(shapes))
-    return f"{len(shapes):,} tensors, such as {quoted(key)} to {tuple(shapes[key])}"
+    """`another shape: bn.num_batches_tracked becomes () and 11 more`."""
+    (key, shape), *others = options["shapes"].items()
+    more = f" and {len(others):,} more" if others else ""
+    return f"another shape: {quoted(key)} becomes {tuple(shape)}{more}"
 
 
 def _reshaped(key: str, tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:

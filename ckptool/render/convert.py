@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import printable
+from ckptool.errors import counted, listed, printable, quoted
 from ckptool.grouping import group
-from ckptool.render.words import number, size, table
+from ckptool.plugins import EXACT, LOSSY, SELECTIVE, describe
+from ckptool.render.words import number, size, table, wrapped
 
 if TYPE_CHECKING:
     from ckptool.plans import Plan
+    from ckptool.plugins import Applied
     from ckptool.writing import Result
 
+WIDTH = 100
 
-def plan_text(found: Plan) -> str:
-    """What `plan` and `convert --dry-run` show."""
-    rows = [["step", "edit", "keys", "class", "options"]]
-    for position, step in enumerate(found.steps, 1):
-        options = printable(str(dict(step.options)), 100)
-        rows.append([str(position), step.edit, f"{step.keys:,}", step.grade, options])
-    target = found.arch or "no architecture"
-    lines = [f"plan for {target}, {len(found.steps)} steps", "", *table(rows)]
+_MOST_DROPPED = 8
+_GRADES = {
+    SELECTIVE: "selective: exact for what is kept",
+    LOSSY: "lossy: it changes values or makes new ones",
+}
+# What the edits measure, as it is shown; a count of zero is not.
+_COSTS = {
+    "flushed": "values became zero",
+    "clamped": "values were clamped",
+    "new_rows": "rows are new",
+    "relative_error": "worst relative error",
+    "rounding": "worst rounding",
+    "response_change": "worst change of the response to a grey image",
+}
+
+
+def plan_text(found: Plan, applied: Sequence[Applied] = (), also_fits: Sequence[str] = ()) -> str:
+    """What `plan` and `convert --dry-run` show: the steps, and what they leave out and make."""
+    lines = [_aim(found), ""]
+    lines += _steps(found)
+    notes = [note for result in applied for note in result.notes]
+    dropped = [key for result in applied for key in result.dropped]
+    lines += _remarks(notes, dropped, {}, also_fits)
     return "\n".join(lines)
 
 
@@ -46,12 +65,97 @@ def result_json(found: Result) -> dict[str, Any]:
 
 
 def result_text(found: Result) -> str:
-    """What `convert` shows."""
-    lines = [f"{printable(found.output)}: written and verified, {size(found.nbytes)}"]
-    lines += ["", *plan_text(found.plan).splitlines()]
-    for note in found.notes:
-        lines.append(f"  {note}")
-    if found.dropped:
-        keys = ", ".join(pattern for pattern, _, _ in group((k, 0) for k in found.dropped)[:8])
-        lines.append(f"  dropped {len(found.dropped):,}: {printable(keys, 300)}")
+    """What `convert` shows: that the file is there and proven, what was done, and what it cost."""
+    lines = [
+        f"{printable(found.output)}: {size(found.nbytes)}, written, read back and proven",
+        _verdict(found),
+        "",
+        *_steps(found.plan),
+        *_remarks(found.notes, found.dropped, found.measured, found.also_fits),
+    ]
     return "\n".join(lines)
+
+
+def _aim(found: Plan) -> str:
+    """What the plan is for."""
+    if not found.steps:
+        return f"{_target(found)}: nothing is to be done"
+    return f"{_target(found)}: {counted(len(found.steps), 'step')}"
+
+
+def _target(found: Plan) -> str:
+    name = found.arch or found.like
+    if name is None:
+        return "a plan without an architecture"
+    classes = found.num_classes
+    count = "" if classes is None else f" with {counted(classes, 'class', 'classes')}"
+    return f"a plan for {printable(name)}{count}"
+
+
+def _verdict(found: Result) -> str:
+    name = found.plan.arch or found.plan.like
+    if found.fits_strict is None or name is None:
+        return "no architecture was named or recognised: what is not in a step is as it was"
+    classes = found.plan.num_classes
+    count = "" if classes is None else f" with {counted(classes, 'class', 'classes')}"
+    if not found.fits_strict:
+        return f"it does NOT fit {printable(name)}{count}: `ckptool diff` says why"
+    return f"it fits {printable(name)}{count}: load_state_dict(strict=True) succeeds"
+
+
+def _steps(found: Plan) -> list[str]:
+    """The steps as a table, and what the grades mean that are not exact."""
+    if not found.steps:
+        return ["  no step: the tensors are as they were"]
+    rows = [
+        [str(position), step.edit, f"{step.keys:,}", step.grade, describe(step.edit, step.options)]
+        for position, step in enumerate(found.steps, 1)
+    ]
+    lines = table([["", "edit", "keys", "class", "what"], *rows])
+    grades = dict.fromkeys(step.grade for step in found.steps if step.grade != EXACT)
+    return lines + [f"  ({_GRADES[grade]})" for grade in grades]
+
+
+def _remarks(
+    notes: Iterable[str],
+    dropped: Sequence[str],
+    measured: Mapping[str, Mapping[str, float]],
+    also_fits: Sequence[str],
+) -> list[str]:
+    lines = [line for note in notes for line in _paragraph(note)]
+    if dropped:
+        patterns = [pattern for pattern, _, _ in group((key, 0) for key in dropped)]
+        lines += _paragraph(f"left out, {len(dropped):,}: {listed(patterns, _MOST_DROPPED)}")
+    cost = _cost(measured)
+    if cost:
+        lines += _paragraph(cost)
+    if also_fits:
+        lines += _paragraph(f"also fits, with the same plan: {listed(also_fits, 8)}")
+    return ["", *lines] if lines else []
+
+
+def _cost(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """One sentence on what the edits cost: counts in all, of the rest the worst and its key."""
+    counts: dict[str, float] = {}
+    worst: dict[str, tuple[float, str]] = {}
+    for key, values in measured.items():
+        for name, value in values.items():
+            if isinstance(value, int):
+                counts[name] = counts.get(name, 0) + value
+            else:
+                worst[name] = max(worst.get(name, (0.0, key)), (value, key))
+    parts = [f"{count:,} {_words(name)}" for name, count in counts.items() if count]
+    parts += [
+        f"{_words(name)} {value:.2g} in {quoted(key)}"
+        for name, (value, key) in worst.items()
+        if value
+    ]
+    return f"measured: {'; '.join(parts)}" if parts else ""
+
+
+def _words(name: str) -> str:
+    return _COSTS.get(name, name.replace("_", " "))
+
+
+def _paragraph(text: str) -> list[str]:
+    return wrapped(text, WIDTH, "  ", "    ")
