@@ -6,6 +6,7 @@ apart by keys and shapes is listed together.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,6 +49,8 @@ PROFILED = ("total_ops", "total_params")
 # once something fits, only what is nearer still.
 _NEAR, _MOST_NEAR = 0.5, 5
 _NEARER, _FEW_NEAR = 0.9, 3
+# The number of elements of a large tensor, and the share of them that dialects have in common.
+_LARGE, _ALIKE = 4096, 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,8 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
         versions = {without_segments(path): version for path, version in versions.items()}
     views = [_view(specs, prefix) for prefix in prefixes(specs)]
     dtype = _main_dtype(specs.values())
-    marked = list(dialects.recognised(specs, [view.prefix for view in views]))
+    marked = [found for found, _ in dialects.recognised(specs, [view.prefix for view in views])]
+    sizes = _sizes(specs)
     groups: dict[tuple[int, object, str], Candidate | None] = {}
     found = []
     for name, entry in frozen.index().items():
@@ -113,7 +117,7 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
             continue
         architecture = frozen.find(name)
         assert architecture is not None
-        for dialect in (None, *_others(architecture, marked)):
+        for dialect in (None, *_others(architecture, marked, sizes)):
             # Architectures with one manifest and one head are compared once.
             axes = tuple(architecture.axes.items())
             group = (id(architecture.specs), axes, dialect.name if dialect else "")
@@ -219,14 +223,31 @@ def _view(specs: Mapping[str, TensorSpec], prefix: str) -> _View:
     return _View(prefix, inside, ignored, foreign)
 
 
-def _others(architecture: Architecture, marked: Iterable[tuple[Dialect, str]]) -> list[Dialect]:
-    """The dialects among those recognised that spell an architecture, but for its own."""
-    return [
+def _others(
+    architecture: Architecture, marked: Iterable[Dialect], sizes: Counter[int]
+) -> list[Dialect]:
+    """The dialects among those recognised that spell an architecture, but for its own.
+
+    None if the sizes of its large tensors, which are the same in most dialects, are not the file's.
+    """
+    found = [
         dialect
-        for dialect, _ in marked
+        for dialect in marked
         if dialects.spells(dialect, architecture)
         and not all(mark in architecture.specs for mark in dialect.marks)
     ]
+    if found:
+        own = _sizes(architecture.specs)
+        least = _ALIKE * min(own.total(), sizes.total())
+        if (own & sizes).total() < least:
+            return []
+    return found
+
+
+def _sizes(specs: Mapping[str, TensorSpec]) -> Counter[int]:
+    """How many large tensors there are of each number of elements."""
+    numbers = (math.prod(spec.shape) for spec in specs.values())
+    return Counter(number for number in numbers if number >= _LARGE)
 
 
 def _compared(
@@ -324,7 +345,8 @@ def _score(candidate: Candidate) -> float:
 
 def _first_side(boxes: LazyTensor) -> float | None:
     """The height of the first box of an (n, 4) tensor."""
-    code = {"float64": "<4d", "float32": "<4f", "float16": "<4e", "bfloat16": "<4H"}.get(boxes.dtype)
+    codes = {"float64": "<4d", "float32": "<4f", "float16": "<4e", "bfloat16": "<4H"}
+    code = codes.get(boxes.dtype)
     if code is None or len(boxes.shape) != 2 or boxes.shape[1] != 4 or not boxes.shape[0]:
         return None
     size = calcsize(code)

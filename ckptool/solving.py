@@ -173,7 +173,9 @@ def _situation(state: _State) -> Situation:
     found = compare(specs, state.target.specs, state.weights.versions)
     keys: dict[str, list[str]] = {"missing": [], "unexpected": [], "shape": []}
     for entry in found.entries:
-        if entry.kind != "dtype" and _followed_difference(state, entry.kind, entry.key):
+        # What torch renames as it loads differs in shape under a name that is not in the file.
+        here = entry.kind != "shape" or entry.key in specs
+        if entry.kind != "dtype" and here and _is_open(state, entry.kind, entry.key):
             keys[entry.kind].append(entry.key)
     return Situation(
         state.weights,
@@ -186,7 +188,7 @@ def _situation(state: _State) -> Situation:
     )
 
 
-def _followed_difference(state: _State, kind: str, key: str) -> bool:
+def _is_open(state: _State, kind: str, key: str) -> bool:
     """Whether a difference of the weights as they are now is one of the file that is open."""
     return _named(kind, state.origin.get(key, key) if kind == "unexpected" else key) in state.open
 

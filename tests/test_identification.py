@@ -1,4 +1,4 @@
-"""`identify` names exactly the architectures that a file cannot be told from, and guesses nothing."""
+"""`identify` names exactly what a file cannot be told from, and guesses nothing."""
 
 from __future__ import annotations
 
@@ -143,6 +143,8 @@ def test_yolov4_and_torchvision(name, tmp_path):
             for other in OTHERS
             if (found := frozen.find(other)) and found.manifest(num_classes) == specs
         }
+        if name == "yolov4_new":
+            alike.add("yolov4")  # the Darknet class spells it the same, see its dialects
         identified = ckptool.identify(path)
         assert {candidate.arch for candidate in identified.fitting} == alike
         assert {candidate.num_classes for candidate in identified.fitting} == {num_classes}
@@ -254,18 +256,20 @@ def test_nothing_is_guessed(made, tmp_path, capsys):
     assert shown.endswith("\nno architecture that ckptool knows: `ckptool archs` lists them\n")
 
 
-def test_a_backbone_alone_is_near_but_fits_nothing(tmp_path):
-    state = model("tf_efficientdet_d3", 90)
-    backbone = {key: value for key, value in state.items() if key.startswith("backbone.")}
-    found = ckptool.identify(write(backbone, tmp_path / "weights.pth"))
+def test_a_network_without_heads_is_near_but_fits_nothing(tmp_path):
+    state = model("tf_efficientdet_d0", 90)
+    rest = {key: value for key, value in state.items() if "_net." not in key}
+    metadata = versions(effdet("tf_efficientdet_d0"))
+    found = ckptool.identify(write(rest, tmp_path / "weights.pth", metadata))
     assert not found.fitting
-    assert found.candidates[0].missing == len(state) - len(backbone)
-    assert found.candidates[0].unexpected == found.candidates[0].shape == 0
+    near = {candidate.arch: candidate for candidate in found.candidates}["tf_efficientdet_d0"]
+    assert (near.matched, near.missing) == (len(rest), len(state) - len(rest))
+    assert near.unexpected == near.shape == 0
 
 
 def test_a_damaged_file_is_near_its_architecture_first(tmp_path):
     state = model("tf_efficientdet_d2", 20)
-    for key in list(state)[100:110]:
+    for key in [key for key in state if key.endswith("conv_dw.weight")][:10]:
         del state[key]
     found = ckptool.identify(write(state, tmp_path / "weights.safetensors"))
     assert not found.fitting
