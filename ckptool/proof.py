@@ -18,7 +18,7 @@ from ckptool.errors import CkptError, FormatError, VerificationError, listed, qu
 from ckptool.files import names_in
 from ckptool.formats import safetensors, torch_zip
 from ckptool.plugins import costs
-from ckptool.reading import read
+from ckptool.reading import open_file, read
 from ckptool.tensors import LazyTensor, TensorSpec, rechunk
 
 _BLOCK = 1 << 22
@@ -52,12 +52,7 @@ def prove(
         ) from None
     _compare_keys(written, planned)
     _compare_ties(written, planned)
-    for name, text in metadata.items():
-        if written.contents.metadata.get(name) != text:
-            raise VerificationError(
-                f"the written file has another {quoted(name)} in its metadata",
-                code="verification.metadata",
-            )
+    _compare_metadata(path, metadata)
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
     measured = {}
@@ -108,6 +103,18 @@ def _compare_ties(written: Checkpoint, planned: WeightSet) -> None:
             "the written file has other module versions in its `_metadata`",
             code="verification.versions",
         )
+
+
+def _compare_metadata(path: str, wanted: Mapping[str, str]) -> None:
+    """Every file of a set must say the same of itself."""
+    for file in _files(path):
+        found = open_file(file).contents.metadata
+        for name, text in wanted.items():
+            if found.get(name) != text:
+                raise VerificationError(
+                    f"the written file has another {quoted(name)} in its metadata",
+                    code="verification.metadata",
+                )
 
 
 def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[str, float] | None:

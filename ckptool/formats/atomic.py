@@ -135,8 +135,10 @@ def write_set(
             result = check(temporary)
             try:
                 for path in paths:
+                    if path == paths[-1]:
+                        _sync_folder(folder)
                     _publish(os.path.join(temporary, os.path.basename(path)), path)
-                    _sync_folder(folder)
+                _sync_folder(folder)
             except BaseException:
                 _withdraw(temporary)
                 raise
@@ -162,13 +164,15 @@ def _system_errors(path: str) -> Iterator[None]:
 
 @contextmanager
 def _temporary(folder: str, mode: int) -> Iterator[Output]:
-    """A locked new file in the folder, removed unless it was renamed."""
+    """A locked new file in the folder, to be renamed; removed if anything fails."""
     descriptor, path = _claimed(folder, lambda path: os.open(path, _NEW, mode))
     try:
         yield Output(descriptor, path)
-    finally:
-        with suppress(FileNotFoundError):
+    except BaseException:
+        with suppress(OSError):
             os.unlink(path)
+        raise
+    finally:
         os.close(descriptor)
 
 
