@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from struct import calcsize, unpack
@@ -101,31 +101,16 @@ def identify(
 
 
 def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
-    """The built-in architectures that the weights fit or nearly fit, best first."""
-    specs, versions = unwrapped(weights.specs), weights.versions
-    if versions is not None:
-        versions = {without_segments(path): version for path, version in versions.items()}
-    views = [_view(specs, prefix) for prefix in prefixes(specs)]
-    dtype = _main_dtype(specs.values())
-    marked = [found for found, _ in dialects.recognised(specs, [view.prefix for view in views])]
-    sizes = _sizes(specs)
-    groups: dict[tuple[int, object, str], Candidate | None] = {}
-    found = []
-    for name, entry in frozen.index().items():
-        # At best all keys agree of the side that has fewer.
-        if not any(_share(len(view.inside), entry["keys"]) >= _NEAR for view in views):
-            continue
-        architecture = frozen.find(name)
-        assert architecture is not None
-        for dialect in (None, *_others(architecture, marked, sizes)):
-            # Architectures with one manifest and one head are compared once.
-            axes = tuple(architecture.axes.items())
-            group = (id(architecture.specs), axes, dialect.name if dialect else "")
-            if group not in groups:
-                groups[group] = _compared(architecture, dialect, views, versions, dtype)
-            candidate = groups[group]
-            if candidate is not None:
-                found.append(replace(candidate, arch=name))
+    """The built-in architectures that the weights fit or nearly fit, best first.
+
+    Other dialects than an architecture's own are looked at if none fits in that.
+    """
+    seen = _seen(weights)
+    found = _compared_all(seen, lambda architecture: (None,))
+    if not any(candidate.fits for candidate in found):
+        marked = [d for d, _ in dialects.recognised(seen.specs, [v.prefix for v in seen.views])]
+        sizes = _sizes(seen.specs)
+        found += _compared_all(seen, lambda architecture: _others(architecture, marked, sizes))
     fitting = told_apart(weights, [candidate for candidate in found if candidate.fits])
     least, most = (_NEARER, _FEW_NEAR) if fitting else (_NEAR, _MOST_NEAR)
     near = [c for c in found if not c.fits and _score(c) >= least]
@@ -223,6 +208,48 @@ def _view(specs: Mapping[str, TensorSpec], prefix: str) -> _View:
     return _View(prefix, inside, ignored, foreign)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Weights as they are compared: without wrappers' segments, below each possible prefix."""
+
+    specs: Mapping[str, TensorSpec]
+    views: tuple[_View, ...]
+    versions: Mapping[str, int] | None
+    dtype: str
+
+
+def _seen(weights: WeightSet) -> _Seen:
+    specs, versions = unwrapped(weights.specs), weights.versions
+    if versions is not None:
+        versions = {without_segments(path): version for path, version in versions.items()}
+    views = tuple(_view(specs, prefix) for prefix in prefixes(specs))
+    return _Seen(specs, views, versions, _main_dtype(specs.values()))
+
+
+def _compared_all(
+    seen: _Seen, spellings: Callable[[Architecture], Iterable[Dialect | None]]
+) -> list[Candidate]:
+    """How well the built-in architectures fit, in their own spelling (None) or in dialects."""
+    groups: dict[tuple[int, object, str], Candidate | None] = {}
+    found = []
+    for name, entry in frozen.index().items():
+        # At best all keys agree of the side that has fewer.
+        if not any(_share(len(view.inside), entry["keys"]) >= _NEAR for view in seen.views):
+            continue
+        architecture = frozen.find(name)
+        assert architecture is not None
+        axes = tuple(architecture.axes.items())
+        for dialect in spellings(architecture):
+            # Architectures with one manifest and one head are compared once.
+            group = (id(architecture.specs), axes, dialect.name if dialect else "")
+            if group not in groups:
+                groups[group] = _compared(architecture, dialect, seen)
+            candidate = groups[group]
+            if candidate is not None:
+                found.append(replace(candidate, arch=name))
+    return found
+
+
 def _others(
     architecture: Architecture, marked: Iterable[Dialect], sizes: Counter[int]
 ) -> list[Dialect]:
@@ -250,23 +277,14 @@ def _sizes(specs: Mapping[str, TensorSpec]) -> Counter[int]:
     return Counter(number for number in numbers if number >= _LARGE)
 
 
-def _compared(
-    architecture: Architecture,
-    dialect: Dialect | None,
-    views: list[_View],
-    versions: Mapping[str, int] | None,
-    dtype: str,
-) -> Candidate | None:
-    """How well an architecture fits, in its own spelling or in a dialect.
-
-    None if none of its landmarks is in the file.
-    """
+def _compared(architecture: Architecture, dialect: Dialect | None, seen: _Seen) -> Candidate | None:
+    """How well an architecture fits; None if none of its landmarks is in the file."""
     missing = 0
     if dialect is not None:
         missing = len(dialects.uncovered(architecture, dialect))
         architecture = dialects.spelled(architecture, dialect)
     landmarks = [next(iter(architecture.specs)), *architecture.axes]
-    view = next((v for v in views if any(mark in v.inside for mark in landmarks)), None)
+    view = next((v for v in seen.views if any(mark in v.inside for mark in landmarks)), None)
     if view is None:
         return None
     count = class_count(view.inside, architecture.axes)
@@ -279,7 +297,9 @@ def _compared(
     if dialect is not None and dialect.drops:
         inside = {k: s for k, s in inside.items() if k in wanted or not dialects.drops(dialect, k)}
     # Under a prefix the module paths of `_metadata` have it too.
-    known = versions if versions is None or not view.prefix else _below(versions, view.prefix)
+    known = seen.versions
+    if known is not None and view.prefix:
+        known = _below(known, view.prefix)
     counts = compare(inside, wanted, known).counts
     unexpected = counts["unexpected"] + view.foreign
     missing += counts["missing"]
@@ -291,7 +311,7 @@ def _compared(
         own.name if own else architecture.family,
         count,
         view.prefix,
-        dtype,
+        seen.dtype,
         counts["matched"],
         missing,
         unexpected,

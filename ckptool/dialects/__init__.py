@@ -22,26 +22,24 @@ from ckptool.errors import PlanError, listed, quoted
 from ckptool.tensors import TensorSpec
 
 GROUP = "ckptool.dialects"
-MODULES = (
-    "effdet",
-    "zylo117",
-    "mmdet",
-    "automl",
-    "tianxiaomo",
-    "darknet",
-    "wongkinyiu",
-    "bubbliiiing",
-    "argusswift",
-    "timm",
-    "u5",
-)
+# The modules by the family of architectures that they spell; its own spellings come first.
+MODULES = {
+    "effdet": ("effdet", "zylo117", "mmdet", "automl"),
+    "yolov4": (
+        *("tianxiaomo", "darknet", "wongkinyiu", "bubbliiiing", "argusswift"),
+        *("timm", "u5"),
+    ),
+}
+_FAMILY = {"darknet": "yolov4"}
 
 
-@cache
-def built_in() -> tuple[Dialect, ...]:
-    """The dialects of this package."""
-    modules = (import_module(f"ckptool.dialects.{name}") for name in MODULES)
-    return tuple(dialect for module in modules for dialect in module.DIALECTS)
+def built_in(family: str | None = None) -> Iterator[Dialect]:
+    """The dialects of this package that are of a family of architectures, or all."""
+    chosen = MODULES if family is None else (_FAMILY.get(family, family),)
+    for each in chosen:
+        for name in MODULES.get(each, ()):
+            found: tuple[Dialect, ...] = import_module(f"ckptool.dialects.{name}").DIALECTS
+            yield from found
 
 
 @cache
@@ -67,7 +65,7 @@ def added() -> tuple[Dialect, ...]:
 
 def dialects_of(architecture: Architecture) -> tuple[Dialect, ...]:
     """The dialects that spell an architecture."""
-    return tuple(d for d in (*built_in(), *added()) if spells(d, architecture))
+    return tuple(d for d in _known(architecture.family) if spells(d, architecture))
 
 
 def find(name: str, architecture: Architecture) -> Dialect:
@@ -76,11 +74,10 @@ def find(name: str, architecture: Architecture) -> Dialect:
     Raises: PlanError if the architecture is not spelled so.
     """
     wanted = name.lower()
-    for known in (built_in, added):
-        own = [dialect for dialect in known() if spells(dialect, architecture)]
-        named = [dialect for dialect in own if wanted == dialect.name.lower()]
-        for dialect in named or [d for d in own if wanted in d.aliases]:
-            return dialect
+    for named in (_is_called, _is_also_called):
+        for dialect in _known(architecture.family):
+            if named(dialect, wanted) and spells(dialect, architecture):
+                return dialect
     names = [dialect.name for dialect in dialects_of(architecture)]
     raise PlanError(
         f"{quoted(architecture.name)} is not spelled in a dialect {quoted(name)}; it is in "
@@ -105,9 +102,7 @@ def native(architecture: Architecture) -> Dialect | None:
     """The dialect that an architecture's own keys are in, None if it has none."""
     if architecture.dialect is not None:
         return find(architecture.dialect, architecture)
-    return next((d for d in built_in() if _is_in(d, architecture)), None) or next(
-        (d for d in added() if _is_in(d, architecture)), None
-    )
+    return next((d for d in _known(architecture.family) if _is_in(d, architecture)), None)
 
 
 def bn_eps(dialect: Dialect, architecture: Architecture) -> float | None:
@@ -169,8 +164,8 @@ def recognised(keys: Container[str], prefixes: Sequence[str]) -> Iterator[tuple[
     Those of other packages are only looked at if no built-in one is found.
     """
     found = False
-    for dialects in (built_in, added):
-        for dialect in dialects() if not found else ():
+    for known in (built_in, added):
+        for dialect in known() if not found else ():
             for prefix in prefixes:
                 if all(prefix + mark in keys for mark in dialect.marks):
                     found = True
@@ -213,6 +208,20 @@ def spelled(architecture: Architecture, dialect: Dialect) -> Architecture:
         derived=tuple(whole[key].theirs.key for key in architecture.derived if key in whole),
         dialect=dialect.name,
     )
+
+
+def _known(family: str) -> Iterator[Dialect]:
+    """The dialects of a family; those of other packages are only looked for after the others."""
+    yield from built_in(family)
+    yield from added()
+
+
+def _is_called(dialect: Dialect, name: str) -> bool:
+    return dialect.name.lower() == name
+
+
+def _is_also_called(dialect: Dialect, name: str) -> bool:
+    return name in dialect.aliases
 
 
 def _is_in(dialect: Dialect, architecture: Architecture) -> bool:

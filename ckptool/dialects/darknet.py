@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ckptool.architectures.darknet_layers import Network
+from typing import TYPE_CHECKING
+
 from ckptool.architectures.spec import Architecture
 from ckptool.dialects.spec import Dialect
 from ckptool.dialects.yolo import FAMILIES, convolutions, find, rules, same_network, tables
 from ckptool.rules import Rule
+
+if TYPE_CHECKING:
+    from ckptool.architectures.darknet_layers import Network
 
 # Pairs of cfgs of one graph: the output convolutions stand between the others, or all at the end.
 TWINS = (

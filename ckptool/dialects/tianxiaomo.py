@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ckptool.architectures.darknet_keys import yolov4_spelling
 from ckptool.architectures.spec import Architecture
 from ckptool.dialects.spec import Dialect
 from ckptool.dialects.yolo import FAMILIES, layers, rules, tables
 
 
 def _blocks(architecture: Architecture) -> tuple[str, ...]:
+    from ckptool.architectures.darknet_keys import yolov4_spelling
+
     spelling = yolov4_spelling(layers(architecture))
     return tuple(prefixes.conv.removesuffix(".conv.0") for prefixes in spelling.values())
 

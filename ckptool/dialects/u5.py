@@ -6,11 +6,15 @@ on the main half, too. Only the backbone is the same.
 
 from __future__ import annotations
 
-from ckptool.architectures.darknet_layers import Layer
+from typing import TYPE_CHECKING
+
 from ckptool.architectures.spec import Architecture
 from ckptool.dialects.spec import Aside, Dialect
 from ckptool.dialects.yolo import FAMILIES, layers, tables
 from ckptool.rules import Rule, expanded
+
+if TYPE_CHECKING:
+    from ckptool.architectures.darknet_layers import Layer
 
 
 def _depths(table: tuple[Layer, ...]) -> list[int]:

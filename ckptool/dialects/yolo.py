@@ -10,19 +10,22 @@ A dialect names the modules of each convolution, in that order. The holes of its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
+from typing import TYPE_CHECKING
 
-from ckptool.architectures.darknet_keys import darknet_spelling
-from ckptool.architectures.darknet_layers import Layer, Network
+from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
-from ckptool.architectures.yolov4 import PREFIX, find_network
-from ckptool.architectures.yolov4_cfgs import NAMES
 from ckptool.dialects.spec import Table
 from ckptool.rules import Rule, expanded
+
+if TYPE_CHECKING:
+    from ckptool.architectures.darknet_layers import Layer, Network
 
 FAMILIES = ("yolov4", "darknet")
 
 Names = Callable[[Architecture], Sequence[str]]
+
+_CFG = "darknet:"
 
 
 def tables(convolutions: str | Names, norms: str | Names | None = None) -> dict[str, Table]:
@@ -58,12 +61,16 @@ def layers(architecture: Architecture) -> tuple[Layer, ...]:
 
 def find(name: str) -> Network:
     """The network of a name; a built-in one is only made once."""
-    return _built_in(name) if name in NAMES else find_network(name)
+    # Only where it is needed: most files are of no such network, and layer tables take a while.
+    from ckptool.architectures.yolov4 import find_network
+
+    return find_network(name) if name.startswith(_CFG) else _built_in(name)
 
 
 def convolutions(architecture: Architecture) -> tuple[int, ...]:
     """The layer indices of the convolutions, in darknet's order."""
-    return tuple(darknet_spelling(layers(architecture)))
+    table = enumerate(layers(architecture))
+    return tuple(index for index, layer in table if layer.kind == "convolutional")
 
 
 def same_network(architecture: Architecture) -> str:
@@ -71,7 +78,7 @@ def same_network(architecture: Architecture) -> str:
 
     The architecture's own name if there is none, or if it is built in itself.
     """
-    if not architecture.name.startswith(PREFIX):
+    if not architecture.name.startswith(_CFG):
         return architecture.name
     return _first_like(find(architecture.name), activations=True) or architecture.name
 
@@ -101,14 +108,17 @@ def _table(
     }
 
 
-@lru_cache(maxsize=len(NAMES))
+@cache
 def _built_in(name: str) -> Network:
+    from ckptool.architectures.yolov4 import find_network
+
     return find_network(name)
 
 
 def _first_like(network: Network, *, activations: bool) -> str | None:
     own = _structure(network, activations)
-    found = (name for name in NAMES if _structure(_built_in(name), activations) == own)
+    names = (name for name, entry in frozen.index().items() if entry["family"] in FAMILIES)
+    found = (name for name in names if _structure(_built_in(name), activations) == own)
     return next(found, None)
 
 
