@@ -20,7 +20,7 @@ DEEPEST = 1_000
 _LONGEST_KEY = 1_000  # of the key's characters, what is looked at
 _MOST_SETS = 10_000
 _MOST_NAMES = 8  # of one mapping
-_SMALL = 8  # entries; to walk fewer again costs less than to remember them
+SMALL = 8  # plain entries; to walk fewer again costs less than to remember them
 
 _ASIDE = re.compile(
     r"optim|sched|scaler|scaling|callback|loops|rng|random|hyper|hparam|args|config|cfg|meta|hub"
@@ -41,58 +41,96 @@ class _Survey:
     twice: str | None = None
 
 
-def candidates(root: Value, budget: Budget, least_share: float = 0.5) -> Iterator[WeightSet]:
+def search(root: Value, budget: Budget, least_share: float = 0.5) -> tuple[list[WeightSet], bool]:
     """Every mapping with tensors, every pickled module, every TorchScript module, in file order.
 
-    A mapping counts if at least that share of its values are tensors. One that holds weights and
-    nothing to walk into may go by several names.
+    A mapping counts if at least that share of its values are tensors; the second value tells
+    whether any was passed over for that, or for a name like an optimizer's.
 
     Raises: FormatError for a file that is nested, or refers to itself, beyond what any needs;
     WeightsError for one with thousands of mappings that hold tensors.
     """
     if isinstance(root, LazyTensor):
-        yield WeightSet(ROOT, {"(tensor)": root})
-    walks: list[tuple[str, Iterator[tuple[str, Value]]]] = [("", iter((("", root),)))]
-    seen: set[int] = set()
-    plain: dict[int, tuple[WeightSet, int]] = {}
-    count = 0
-    while walks:
-        key, value = next(walks[-1][1], (None, None))
-        if key is None:
-            walks.pop()
-            continue
-        if not is_tree(value) or value.identity in seen:
-            continue
-        found, met = plain.get(value.identity, (None, 0))
-        inside = False
-        if met:
-            if met == _MOST_NAMES:
-                continue
-        elif len(walks) > DEEPEST:
+        return [WeightSet(ROOT, {"(tensor)": root})], False
+    walk = _Walk(budget, least_share)
+    walk.run(root)
+    return walk.sets, walk.passed_over
+
+
+class _Walk:
+    """Where a search stands: the values that are open, what was seen, what was found."""
+
+    def __init__(self, budget: Budget, least_share: float) -> None:
+        self.sets: list[WeightSet] = []
+        self.passed_over = False
+        self._budget = budget
+        self._least_share = least_share
+        self._open: list[tuple[str, Iterator[tuple[str, Value]]]] = []
+        self._seen: set[int] = set()
+        self._plain: dict[int, tuple[WeightSet, int]] = {}
+
+    def run(self, root: Value) -> None:
+        """Visit every value once, each before what it holds."""
+        self._open.append(("", iter((("", root),))))
+        while self._open:
+            key, value = next(self._open[-1][1], (None, None))
+            if key is None:
+                self._open.pop()
+            elif is_tree(value) and value.identity not in self._seen:
+                self._visit(key, value)
+
+    def _visit(self, key: str, tree: Tree) -> None:
+        # A mapping of nothing but weights may go by several names.
+        known, names = self._plain.get(tree.identity, (None, 0))
+        if known is not None:
+            if names < _MOST_NAMES:
+                self._plain[tree.identity] = known, names + 1
+                self._keep(key, known)
+            return
+        if len(self._open) > DEEPEST:
             raise FormatError(f"nested deeper than {DEEPEST:,} levels", code="tree.depth")
-        elif value.type.startswith("__torch__") or is_module(value):
-            seen.add(value.identity)
-            scripted = value.type.startswith("__torch__")
-            found = _scripted(value, budget) if scripted else salvage(ROOT, value, budget)
-        else:
-            survey = _survey(value, budget)
-            found = _weight_set(value, survey, least_share, budget)
-            inside = survey.trees and not survey.optimizer
-            if survey.trees or (found is None and survey.entries > _SMALL):
-                seen.add(value.identity)
-        if found is not None and (found.tensors or found.refused):
-            if value.identity not in seen:
-                plain[value.identity] = found, met + 1
-            count += 1
-            if count > _MOST_SETS:
-                raise WeightsError(
-                    f"more than {_MOST_SETS:,} mappings in the file hold tensors: this looks like "
-                    "data, not like weights",
-                    code="weights.many",
-                )
-            yield replace(found, name=_name(walks, key, budget))
-        if inside:
-            walks.append((key, _worth_a_look(value, least_share)))
+        if tree.type.startswith("__torch__") or is_module(tree):
+            self._seen.add(tree.identity)
+            scripted = tree.type.startswith("__torch__")
+            found = (_scripted if scripted else salvage)(tree, self._budget)
+            if found.tensors or found.refused:
+                self._keep(key, found)
+            return
+        survey = _survey(tree, self._budget)
+        mapping = _weight_set(tree, survey, self._least_share, self._budget)
+        if mapping is not None:
+            self._keep(key, mapping)
+        elif survey.tensors or survey.refused:
+            self.passed_over = True
+        if survey.trees:
+            self._seen.add(tree.identity)
+            if not survey.optimizer:
+                self._open.append((key, self._inside(tree)))
+        elif mapping is not None:
+            self._plain[tree.identity] = mapping, 1
+        elif survey.entries > SMALL:
+            self._seen.add(tree.identity)
+
+    def _keep(self, key: str, found: WeightSet) -> None:
+        if len(self.sets) == _MOST_SETS:
+            raise WeightsError(
+                f"more than {_MOST_SETS:,} mappings in the file hold tensors: this looks like "
+                "data, not like weights",
+                code="weights.many",
+            )
+        parts = [above for above, _ in self._open[2:]] + [key]
+        self._budget.spend(sum(map(len, parts)))
+        self.sets.append(replace(found, name=".".join(parts) or ROOT))
+
+    def _inside(self, tree: Tree) -> Iterator[tuple[str, Value]]:
+        """The children that may hold weights; an optimizer's state looks as if it did."""
+        for key, child in children(tree):
+            if not is_tree(child):
+                continue
+            if self._least_share and _ASIDE.search(key[:_LONGEST_KEY].lower()):
+                self.passed_over = True
+            else:
+                yield key, child
 
 
 def children(value: Value) -> Iterator[tuple[str, Value]]:
@@ -100,20 +138,6 @@ def children(value: Value) -> Iterator[tuple[str, Value]]:
     if is_tree(value):
         yield from value.items()
         yield from value.attributes()
-
-
-def _worth_a_look(tree: Tree, least_share: float) -> Iterator[tuple[str, Value]]:
-    """The children that may hold weights; an optimizer's state looks as if it did."""
-    for key, child in children(tree):
-        if is_tree(child) and not (least_share and _ASIDE.search(key[:_LONGEST_KEY].lower())):
-            yield key, child
-
-
-def _name(walks: list[tuple[str, Iterator[tuple[str, Value]]]], key: str, budget: Budget) -> str:
-    """The dotted path to a key below the values that are being walked."""
-    parts = [above for above, _ in walks[2:]] + [key]
-    budget.spend(sum(map(len, parts)))
-    return ".".join(parts) or ROOT
 
 
 def _survey(tree: Tree, budget: Budget) -> _Survey:

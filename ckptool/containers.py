@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from ckptool.candidates import DEEPEST, ROOT, candidates, children
+from ckptool.candidates import DEEPEST, ROOT, SMALL, children, search
 from ckptool.checkpoint import Budget, LeftAside, Refused, Value, WeightSet, is_tree
 from ckptool.errors import WeightsError, listed, printable, quoted
 from ckptool.tensors import LazyTensor, View
@@ -36,9 +36,9 @@ def find(root: Value, nbytes: int = 0) -> tuple[WeightSet, ...]:
 
     Raises: FormatError for a file that is nested, or refers to itself, beyond what any needs.
     """
-    sets = list(candidates(root, Budget(nbytes)))
-    if not sets:
-        sets = list(candidates(root, Budget(nbytes), least_share=0))
+    sets, passed_over = search(root, Budget(nbytes))
+    if not sets and passed_over:
+        sets, _ = search(root, Budget(nbytes), least_share=0)
     if not sets:
         return ()
     sets = _largest(sets)
@@ -213,13 +213,17 @@ class _Scale:
         """The bytes of the tensors and large values under a value, shared storages once."""
         total = 0
         walks: list[tuple[int, Iterator[tuple[str, Value]]]] = [(0, iter((("", value),)))]
+        counts = [0]
         while walks:
             above, entries = walks[-1]
             key, item = next(entries, (None, None))
             self._budget.spend(1)
             if key is None:
                 walks.pop()
+                if counts.pop() > SMALL:
+                    self._seen.add(above)
                 continue
+            counts[-1] += 1
             if isinstance(item, LazyTensor):
                 record = item.source.record if isinstance(item.source, View) else item
                 if record not in self._seen:
@@ -231,6 +235,6 @@ class _Scale:
                 total += item.nbytes
                 if len(walks) < DEEPEST:
                     walks.append((item.identity, children(item)))
-            # What holds nothing but numbers costs less to walk again than to remember.
+                    counts.append(0)
             self._seen.add(above)
         return total

@@ -25,7 +25,7 @@ def is_module(tree: Tree) -> bool:
     return kind not in _CONTAINERS and (kind == _COMPILED or _parts(tree) is not None)
 
 
-def salvage(name: str, tree: Tree, budget: Budget) -> WeightSet:
+def salvage(tree: Tree, budget: Budget) -> WeightSet:
     """The weight set that `state_dict()` of the pickled module would give, in its order.
 
     Raises: FormatError for a module that contains itself, or others too many times over.
@@ -77,7 +77,7 @@ def salvage(name: str, tree: Tree, budget: Budget) -> WeightSet:
                 children.append((f"{prefix}{key}.", child, above))
         todo += reversed(children)
     return WeightSet(
-        name,
+        ".",
         tensors,
         refused,
         origin=tree.type,

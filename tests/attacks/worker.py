@@ -8,6 +8,7 @@ any exception but CkptError, and any change of the folder, the modules or the op
 from __future__ import annotations
 
 import copyreg
+import gc
 import hashlib
 import json
 import os
@@ -38,9 +39,8 @@ numpy.dtype(ml_dtypes.bfloat16)
 for _codec in ("utf-8", "ascii", "latin-1", "raw-unicode-escape"):
     b"a".decode(_codec)
 
+_answers = 1  # the descriptor that answers go to
 _armed_for: str | None = None  # the folder that may be read; None: not armed
-_resetting = os.open("/proc/self/clear_refs", os.O_WRONLY)
-_status = os.open("/proc/self/status", os.O_RDONLY)
 _READ_ONLY = ~(os.O_CLOEXEC | os.O_NONBLOCK)
 
 
@@ -58,7 +58,7 @@ def _watch(event: str, args: tuple[Any, ...]) -> None:
 
 def _violate(what: str) -> None:
     """Tell the parent, and end before anything else can happen."""
-    os.write(1, json.dumps({"violation": what}).encode() + b"\n")
+    os.write(_answers, json.dumps({"violation": what}).encode() + b"\n")
     os._exit(99)
 
 
@@ -113,7 +113,7 @@ def _checked(error: CkptError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message}
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str, twice: bool = True) -> dict[str, Any]:
     """Everything that a reading command asks of a file; refusals that come late are noted."""
     opened = open_file(path)
     found: dict[str, Any] = {
@@ -126,7 +126,8 @@ def _read(path: str) -> dict[str, Any]:
     chosen = None
     try:
         chosen = choose(opened.sets)
-        found["keys"] = [key[:200] for key in list(read(path))[:20]]
+        if twice:
+            found["keys"] = [key[:200] for key in list(read(path))[:20]]
     except CkptError as error:
         found["unchosen"] = _checked(error)["code"]
     found["aside"] = [
@@ -209,29 +210,51 @@ def _profiled(path: str) -> list[str]:
     return sorted(seen)
 
 
-def _timed(path: str, times: int, tensors: bool) -> dict[str, Any]:
+def _timed(path: str, times: int) -> dict[str, Any]:
     """The least CPU seconds of several runs, and the peak memory of the first."""
-    act = (lambda: _read(path)) if tensors else (lambda: open_file(path) and None)
-    peak = _peak_of(lambda: _armed(path, act))[1]
-    spent = []
-    for _ in range(times):
+    spent: list[float] = []
+
+    def act() -> None:
         start = time.process_time()
-        found = _armed(path, act)
+        _armed(path, lambda: _read(path, twice=False))
         spent.append(time.process_time() - start)
-    return {"seconds": min(spent), "peak": peak, "found": found}
+
+    _, peak = _peak_of(act)
+    gc.disable()  # the collector's runs come in steps of their own
+    for _ in range(1, times):
+        act()
+    gc.enable()
+    return {"seconds": min(spent[-times:]), "peak": peak}
 
 
 def _peak_of(act: Callable[[], Any]) -> tuple[Any, int]:
     """What an act gives, and the bytes that the process grew by at most meanwhile."""
-    os.write(_resetting, b"5")  # the high-water mark starts again at the present size
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the high-water mark starts again at the present size
     before = _memory("VmRSS")
     result = act()
     return result, _memory("VmHWM") - before
 
 
 def _memory(field: str) -> int:
-    lines = os.pread(_status, 4096, 0).decode().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(field))
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(field))
+
+
+def _in_child(act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What an act gives in a process that has read nothing yet: freed memory hides what is used."""
+    global _answers
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        _answers = writing
+        os.write(writing, json.dumps(act()).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitpid(child, 0)[1]
+    return dict(json.loads(answer)) if answer else {"violation": f"died: {status}"}
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +266,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     if kind == "profile":
         return {"callables": _profiled(path)}
     if kind == "time":
-        return _timed(path, request["times"], request["tensors"])
+        return _in_child(lambda: _timed(path, request["times"]))
     return _mutants(path, kind, request["first"], request["last"])
 
 
@@ -254,7 +277,7 @@ def main() -> None:
     sys.addaudithook(_watch)
     for line in sys.stdin:
         answer = _answer(json.loads(line))
-        os.write(1, json.dumps(answer).encode() + b"\n")
+        os.write(_answers, json.dumps(answer).encode() + b"\n")
 
 
 if __name__ == "__main__":
