@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
+from ckptool.averages import is_average, split
 from ckptool.candidates import DEEPEST, ROOT, SMALL, children, search
 from ckptool.checkpoint import Budget, LeftAside, Refused, Value, WeightSet, is_tree
 from ckptool.errors import WeightsError, listed, printable, quoted
@@ -50,7 +51,7 @@ def find(root: Value, nbytes: int = 0) -> tuple[WeightSet, ...]:
             for found, name in zip(sets, known, strict=True)
             if name or len(found.tensors) * 2 >= largest
         ]
-    return _labelled(sets)
+    return tuple(part for found in _labelled(sets) for part in split(found))
 
 
 def choose(sets: Sequence[WeightSet], wanted: str | None = None) -> WeightSet:
@@ -101,6 +102,7 @@ def left_aside(root: Value, chosen: WeightSet | None, nbytes: int = 0) -> tuple[
         prefix, rest = f"{prefix}{step}.", rest[len(step) + 1 :]
     if chosen is None or not chosen.origin:
         inside = {*chosen.tensors, *chosen.refused, "_metadata"} if chosen else set()
+        inside |= {key for key, _ in children(here) if is_average(key)}
         found += scale.weighed(here, prefix, inside)
     return tuple(found)
 

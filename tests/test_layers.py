@@ -19,7 +19,7 @@ MOST_LINES = 400
 LAYERS = (
     "errors dtypes version grouping",
     "rules files records tensors labels",
-    "checkpoint salvage candidates containers statistics",
+    "checkpoint salvage averages candidates containers statistics",
     "formats",
     "reading",
     "architectures",

@@ -17,6 +17,7 @@ from ckptool.files import Readable
 from ckptool.formats import (
     darknet,
     foreign,
+    npz,
     pickled,
     safetensors,
     sharded,
@@ -42,7 +43,15 @@ class Format(Protocol):
         """What the file holds; nothing but headers is read."""
 
 
-FORMATS: tuple[Format, ...] = (darknet, torch_zip, torch_legacy, safetensors, torch_tar, pickled)
+FORMATS: tuple[Format, ...] = (
+    darknet,
+    npz,
+    torch_zip,
+    torch_legacy,
+    safetensors,
+    torch_tar,
+    pickled,
+)
 _HEAD = 4096
 
 

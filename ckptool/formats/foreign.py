@@ -118,12 +118,6 @@ def not_torch(names: list[str]) -> CkptError:
             hint="load it with torch 1.4 or later and save it again",
             code="unsupported.torchscript",
         )
-    if names and all(name.endswith(".npy") for name in names):
-        return UnsupportedError(
-            f"a numpy .npz archive of {len(names):,} arrays, which is not read",
-            hint="safetensors.numpy.save_file(dict(numpy.load(FILE)), 'out.safetensors')",
-            code="unsupported.npz",
-        )
     return NotACheckpointError(
         f"a zip archive without `data.pkl`: it holds {listed(names, 3) or 'nothing'}",
         hint="a checkpoint written by torch.save has data.pkl; was it packed together with "

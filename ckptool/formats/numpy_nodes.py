@@ -70,13 +70,22 @@ def _dtype(node: object) -> tuple[str | None, str]:
     if type(kind) is Global and kind.module == "ml_dtypes":
         extension = find(kind.name)
         return extension.name if extension else None, "little"
-    code = text(kind)
-    match = _DTYPE.fullmatch(code or "")
+    order = None
+    if node.states and type(node.states[-1]) is tuple and len(node.states[-1]) > 1:
+        order = text(node.states[-1][1])
+    return element_type(text(kind) or "", order)
+
+
+def element_type(code: str, order: str | None = None) -> tuple[str | None, str]:
+    """The canonical name of numpy's type code, `<f4`, and the byte order; None if it is no number.
+
+    `order` is the byte order where it is told apart from the code.
+    """
+    match = _DTYPE.fullmatch(code)
     if match is None:
         return None, "little"
-    order, letter, size = match.groups()
-    if node.states and type(node.states[-1]) is tuple and len(node.states[-1]) > 1:
-        order = text(node.states[-1][1]) or order
+    own, letter, size = match.groups()
+    order = order or own
     name = "bool" if letter == "b" else f"{_NAMES.get(letter, '')}{int(size) * 8}"
     if name not in DTYPES or (letter == "b" and size != "1"):
         return None, "little"

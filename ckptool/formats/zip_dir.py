@@ -1,8 +1,8 @@
 """The directory of a zip archive, read so strictly that no two readers can differ on it.
 
 Every byte of the file belongs to a local header, a record, its descriptor, or the directory; the
-two copies of each header agree; names are unique, relative, under one root. There is no search for
-an end record, no shift, no repair.
+two copies of each header agree; names are unique and relative, under one root in what torch writes.
+There is no search for an end record, no shift, no repair.
 
 Source: PKWARE APPNOTE 6.3.10 §4.3; what torch writes, torch 2.15 (`caffe2/serialize`).
 """
@@ -26,7 +26,7 @@ _LARGEST_DIRECTORY = 1 << 28
 _DESCRIPTORS = {12: "<3I", 16: "<4x3I", 20: "<I2Q", 24: "<4xI2Q"}
 _MAX32 = 0xFFFFFFFF
 _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is UTF-8
-_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)+")
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,10 @@ class _Central:
     header: int
 
 
-def read_directory(file: Readable) -> dict[str, Entry]:
+def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
     """The records by name, in directory order; empty entries for folders are left out.
+
+    All names are below one folder, unless `rooted` says that they need not be.
 
     Raises: FormatError for every archive that is not laid out exactly as its directory says.
     """
@@ -67,7 +69,7 @@ def read_directory(file: Readable) -> dict[str, Entry]:
     if size > _LARGEST_DIRECTORY:
         raise _bad("size", f"the directory has {size:,} bytes, more than any checkpoint needs")
     central = _central(file.read(start, size), count)
-    _check_names(central)
+    _check_names(central, rooted)
     entries = _locate(file, central, start)
     records = (entries[c.header] for c in central)
     return {entry.name: entry for entry in records if not entry.name.endswith("/")}
@@ -185,7 +187,7 @@ def _widened(wide: bytes, values: tuple[int, ...], name: bytes) -> tuple[int, ..
     return tuple(result)
 
 
-def _check_names(central: list[_Central]) -> None:
+def _check_names(central: list[_Central], rooted: bool) -> None:
     seen = set()
     root = None
     for entry in central:
@@ -198,15 +200,17 @@ def _check_names(central: list[_Central]) -> None:
         folder = name.endswith("/") and not entry.stored
         if (
             not _NAME.fullmatch(f"{name}folder" if folder else name)
+            or (rooted and len(segments) < 2)
             or "." in segments
             or ".." in segments
         ):
-            raise _bad("name", f"{_shown(entry.name)} is not a relative name under one root")
+            where = " under one root" if rooted else ""
+            raise _bad("name", f"{_shown(entry.name)} is not a relative name{where}")
         plain = name.rstrip("/").casefold()
         if plain in seen:
             raise _bad("duplicate", f"two records are called {_shown(entry.name)}")
         seen.add(plain)
-        if root not in (None, segments[0]):
+        if rooted and root not in (None, segments[0]):
             raise _bad("root", f"two roots: {quoted(str(root))} and {quoted(segments[0])}")
         root = segments[0]
 

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 
@@ -167,11 +166,6 @@ def test_one_sentence_whatever_the_suffix(name: str, suffix: str, tmp_path: Path
     assert_says(refusal(path), path, message, hint, f"not-a-checkpoint.{code}")
 
 
-def _npz(path: Path) -> None:
-    with path.open("wb") as stream:
-        numpy.savez(stream, a=numpy.ones(2), b=numpy.ones(3))
-
-
 def _zip(*names: str) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -190,12 +184,6 @@ PACKED = (
 @pytest.mark.parametrize(
     ("write", "message", "hint", "code"),
     [
-        (
-            _npz,
-            "a numpy .npz archive of 2 arrays, which is not read",
-            "safetensors.numpy.save_file(dict(numpy.load(FILE)), 'out.safetensors')",
-            "unsupported.npz",
-        ),
         (
             _zip("best.pth"),
             "a zip archive without `data.pkl`: it holds `best.pth`",
@@ -217,7 +205,7 @@ PACKED = (
             "not-a-checkpoint.zip",
         ),
     ],
-    ids=["npz", "zipped checkpoint", "zipped folder", "keras"],
+    ids=["zipped checkpoint", "zipped folder", "keras"],
 )
 def test_zip_archives_of_other_kinds(
     write: Callable[[Path], None], message: str, hint: str, code: str, tmp_path: Path
