@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from ckptool.architectures import frozen
 from ckptool.causes import Cause, Situation, Target
-from ckptool.causes.identity import another_architecture
+from ckptool.causes.identity import another_architecture, is_related
 from ckptool.causes.order import AROUND, INSIDE, REST, Detector
 from ckptool.checkpoint import WeightSet
 from ckptool.compare import Comparison, compare, compare_weights
@@ -27,6 +27,7 @@ Difference = tuple[str, str]
 _WANTED, _FOUND = "wanted", "found"
 
 _MOST_TRIED = 3
+_MOST_DROPS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,15 @@ class _State:
     """How far the search is.
 
     `open` are the differences not explained yet, `closed` those that causes without an edit
-    explain; `strays` are those of values that are no dense tensors, which no edit sees. `origin`
-    tells for each key of the weights the file's own key that it came from.
+    explain; `strays` are those of values that are no dense tensors, which no edit sees. `file` are
+    the file's own keys, and `origin` tells for each key of the weights which of them it came from.
+    `waiting` are causes whose edit is done but shows only after the next one, with the file's keys
+    that it renamed.
     """
 
     weights: WeightSet
     target: Target
+    file: tuple[str, ...]
     origin: Mapping[str, str]
     order: Mapping[Difference, str]
     open: frozenset[Difference]
@@ -68,6 +72,7 @@ class _State:
     closed: frozenset[Difference] = frozenset()
     causes: tuple[Cause, ...] = ()
     applied: tuple[tuple[Cause, Applied], ...] = ()
+    waiting: tuple[tuple[Cause, Applied, frozenset[str]], ...] = ()
 
     def keys(self, differences: Iterable[Difference]) -> tuple[str, ...]:
         """The keys of some differences, in the order of the comparison."""
@@ -79,7 +84,7 @@ def solve(weights: WeightSet, target: Target) -> Solved:
     """The causes of all differences, each with the keys that it explains, as far as any does."""
     before = compare_weights(weights, target.specs)
     around = _searched(_start(weights, target, before), AROUND)
-    found = _searched(around, INSIDE)
+    found = _searched(around, INSIDE) if is_related(_situation(around)) else around
     if found.open or any(_gives_up(cause) for cause in found.causes):
         names = _other_architectures(around)
         if names:
@@ -143,6 +148,7 @@ def _start(weights: WeightSet, target: Target, before: Comparison) -> _State:
     return _State(
         weights,
         target,
+        tuple(weights.tensors),
         {key: key for key in weights.tensors},
         order,
         frozenset(order),
@@ -216,20 +222,31 @@ def _explained(state: _State, cause: Cause) -> _State:
     origin = _followed(state.origin, state.weights, result.weights)
     left = _left(state, result.weights, origin)
     explained = state.open - left
+    edited = replace(state, weights=result.weights, origin=origin)
+    if cause.first and not explained:
+        renamed = frozenset(origin[key] for key in result.keys)
+        return replace(edited, waiting=(*state.waiting, (cause, result, renamed)))
     if len(left - state.open) >= len(explained) and not cause.harmless:
         return state
+    for earlier, earlier_result, renamed in state.waiting:
+        paid = frozenset(item for item in explained if item[0] == _FOUND and item[1] in renamed)
+        edited = _with(edited, earlier, earlier_result, paid)
+        explained -= paid
+    return replace(_with(edited, cause, result, explained), open=left, waiting=())
+
+
+def _with(state: _State, cause: Cause, result: Applied, explained: frozenset[Difference]) -> _State:
+    """The state with a cause that an edit removes."""
     fix = cause.fix
-    if fix is None and cause.edit == "drop" and not cause.automatic:
-        fix = _drops([state.origin[key] for key in result.dropped], list(state.origin.values()))
-    told = replace(cause, keys=state.keys(explained) or cause.keys, fix=fix or state.target.option)
-    return replace(
-        state,
-        weights=result.weights,
-        origin=origin,
-        open=frozenset(left),
-        causes=(*state.causes, told),
-        applied=(*state.applied, (told, result)),
-    )
+    if fix is None and cause.edit == "drop":
+        drops = [state.origin.get(key, key) for key in result.dropped]
+        found = globs(drops, state.file)
+        if not cause.automatic or len(found) <= _MOST_DROPS:
+            fix = " ".join(f"--drop {shlex.quote(glob)}" for glob in found)
+    keys = state.keys(explained) or cause.keys
+    told = replace(cause, keys=keys, fix=fix or state.target.option)
+    applied = (*state.applied, (told, result))
+    return replace(state, causes=(*state.causes, told), applied=applied)
 
 
 def _left(state: _State, weights: WeightSet, origin: Mapping[str, str]) -> frozenset[Difference]:
@@ -255,8 +272,3 @@ def _followed(origin: Mapping[str, str], before: WeightSet, after: WeightSet) ->
         key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
         for key, tensor in new
     }
-
-
-def _drops(chosen: list[str], everything: list[str]) -> str:
-    """The options that leave out the chosen ones of the file's keys."""
-    return " ".join(f"--drop {shlex.quote(glob)}" for glob in globs(chosen, everything))

@@ -87,11 +87,26 @@ def tensors(state: State) -> OrderedDict[str, Any]:
     )
 
 
-def write(state: State, path: Path, metadata: Versions | None = None) -> Path:
+def numbered(state: State) -> OrderedDict[str, Any]:
+    """The state dict, all elements of the n-th tensor n, so that each can be told again."""
+    return OrderedDict(
+        (key, torch.tensor(number).to(value.dtype).expand(value.shape))
+        if isinstance(value, Held)
+        else (key, value)
+        for number, (key, value) in enumerate(state.items(), 1)
+    )
+
+
+def write(
+    state: State,
+    path: Path,
+    metadata: Versions | None = None,
+    made: OrderedDict[str, Any] | None = None,
+) -> Path:
     """A file with the state dict, in the format of its suffix; safetensors hold tensors only."""
     if path.suffix == ".safetensors":
         return _write_sparse(state, path)
-    made = tensors(state)
+    made = tensors(state) if made is None else made
     if metadata is not None:
         made._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]
     torch.save(made, path)

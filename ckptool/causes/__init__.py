@@ -43,7 +43,7 @@ class Cause:
     `convert` removes unasked, since that preserves the function. `harmless` tells one that stops no
     load. `keys` are the keys that it explains: missing and differing ones as they are wanted,
     unexpected ones as they are in the file; the solver fills in what the edit tells. `whole` says
-    that it explains all that is left, and that nothing behind it is worth a look.
+    that it explains all that is left; `first` that its edit may show only after another one.
     """
 
     code: str
@@ -55,6 +55,7 @@ class Cause:
     automatic: bool = False
     harmless: bool = False
     whole: bool = False
+    first: bool = False
     keys: tuple[str, ...] = ()
 
 

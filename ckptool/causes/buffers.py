@@ -74,7 +74,6 @@ def derived(situation: Situation) -> list[Cause]:
             f"configuration: {owner} computes {'it' if len(extra) == 1 else 'them'} itself",
             "drop",
             {"drop": extra},
-            _dropping(situation.found, extra),
             automatic=True,
         )
     ]
@@ -178,14 +177,6 @@ def _number_of_boxes(facts: Mapping[str, Any]) -> int:
 def _only(found: Iterable[str], name: str, chosen: list[str]) -> bool:
     """Whether the chosen keys are all those that end with the name."""
     return {key for key in found if key.endswith(name)} <= set(chosen)
-
-
-def _dropping(found: Iterable[str], extra: list[str]) -> str | None:
-    """A short option for buffers of one name in many modules, None if there is none."""
-    names = {key.rpartition(".")[2] for key in extra}
-    if len(extra) <= 3 or len(names) > 1 or not _only(found, f".{min(names)}", extra):
-        return None
-    return f"--drop '*.{names.pop()}'"
 
 
 def _counts(key: str) -> bool:

@@ -49,7 +49,7 @@ def extra_modules(situation: Situation) -> list[Cause]:
         if path is not None and not any(part.isdigit() for part in path.split(".")):
             modules.setdefault(path, []).append(key)
     keys = [key for inside in modules.values() for key in inside]
-    if not modules or not _is_related(situation):
+    if not modules:
         return []
     return [
         Cause(
@@ -79,7 +79,7 @@ def part_only(situation: Situation) -> list[Cause]:
     }
     count = sum(map(len, parts.values()))
     held = dict.fromkeys(k.partition(".")[0] for k in situation.found if k in situation.wanted)
-    if not parts or not _is_related(situation):
+    if not parts:
         return []
     only = f": it holds only {listed(held)}" if 2 * count > len(situation.wanted) else ""
     return [
@@ -117,7 +117,7 @@ def another_size(situation: Situation) -> list[Cause]:
             f"{_sizes(found[first].shape)} instead of {_sizes(wanted[first].shape)})"
         )
         keys += shaped
-    if not words or not _is_related(situation):
+    if not words or not is_related(situation):
         return []
     return [
         Cause(
@@ -133,7 +133,7 @@ def another_size(situation: Situation) -> list[Cause]:
 def unrelated(situation: Situation) -> list[Cause]:
     """A file that has next to nothing in common with the architecture."""
     share = _agreement(situation)
-    if _is_related(situation):
+    if is_related(situation):
         return []
     near = [found.arch for found in candidates(situation.weights)]
     hint = f"; the nearest that ckptool knows is {quoted(near[0])}" if near else ""
@@ -154,7 +154,7 @@ def _agreement(situation: Situation) -> float:
     return there / len(situation.wanted) if situation.wanted else 0.0
 
 
-def _is_related(situation: Situation) -> bool:
+def is_related(situation: Situation) -> bool:
     """Whether file and architecture share enough keys that the rest is worth a word on each."""
     there = sum(key in situation.wanted for key in situation.found)
     return _agreement(situation) >= _RELATED or 2 * there >= len(situation.found) > 0

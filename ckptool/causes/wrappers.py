@@ -21,7 +21,7 @@ _WRITTEN_BY = {
 }
 _STACKED = {"model.model.": "an effdet bench inside a Lightning module adds"}
 _DEEPEST = 6
-# The least share of the smaller side's keys that must agree before a prefix is believed.
+# The least share of the smaller side's differing keys that must agree before a prefix is believed.
 _BELIEVED = 0.3
 
 
@@ -44,6 +44,7 @@ def segments(situation: Situation) -> list[Cause]:
             {"remove": inside},
             f"--strip-prefix {inside[0]}." if leading else None,
             automatic=True,
+            first=True,
         )
     ]
 
@@ -84,7 +85,9 @@ def prefix(situation: Situation) -> list[Cause]:
     found, wanted = situation.found, situation.wanted
     strip, stripped = _best(_votes(situation.extra, wanted))
     add, added = _best(_votes(situation.missing, found))
-    enough = max(_agreeing(situation) + 1, _BELIEVED * min(len(found), len(wanted)))
+    enough = max(1, _BELIEVED * min(len(situation.extra), len(situation.missing)))
+    # To add one moves the keys that agree as they are.
+    added -= _agreeing(situation)
     if max(stripped, added) < enough:
         return _another_prefix(situation, enough)
     if stripped >= added:
@@ -106,7 +109,6 @@ def prefix(situation: Situation) -> list[Cause]:
             "wrapped, the file is not",
             "rename",
             {"add": add},
-            f"--add-prefix {shlex.quote(add)}",
             automatic=True,
         )
     ]
@@ -128,7 +130,7 @@ def _another_prefix(situation: Situation, enough: float) -> list[Cause]:
             count = sum(new + rest in wanted for rest in rests)
             if count > most:
                 best, most, start = (old, new), count, len(rests)
-    if most < enough:
+    if most - _agreeing(situation) < enough:
         return []
     old, new = best
     return [
@@ -138,7 +140,6 @@ def _another_prefix(situation: Situation, enough: float) -> list[Cause]:
             f"{quoted(new)}",
             "rename",
             {"rules": [[f"{old}{{*}}", f"{new}{{*}}"]]},
-            f"--rename {shlex.quote(f'{old}={new}')}",
             automatic=True,
         )
     ]

@@ -40,6 +40,8 @@ _TELLING = (
     "scale_x_y",
 )
 _MOST_UNEXPLAINED = 8
+# So many missing or unexpected keys are shown with their shapes.
+_FEW = 8
 
 
 def diff_json(found: Diff) -> dict[str, Any]:
@@ -123,7 +125,8 @@ def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
     others = group_within(alone, room) if limit else [(key, kind, 1) for key, kind in alone]
     rows = [["shape", _tally(pattern, n), *sides] for pattern, sides, n in shapes]
     for pattern, kind, count in others:
-        entry = by_key.get((pattern, kind)) if count == 1 else None
+        few = count == 1 and len(others) <= _FEW
+        entry = by_key.get((pattern, kind)) if few else None
         sides = (spec_text(entry.found), spec_text(entry.wanted)) if entry else ("", "")
         rows.append([kind, _tally(pattern, count), *sides])
     if not rows:
