@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptool import architectures
+from ckptool.architectures.live import quiet, told
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
-from ckptool.errors import VerificationError
+from ckptool.errors import PlanError, VerificationError, quoted
 from ckptool.reading import read
 from ckptool.tensors import TensorSpec
 
 if TYPE_CHECKING:
     import torch
-
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +60,60 @@ def verify(
         kind: tuple(entry.key for entry in found.entries if entry.kind == kind)
         for kind in ("missing", "unexpected", "shape")
     }
-    shapes = _run(model, architectures.find(arch).card) if forward and loads else None
+    shapes = _run(model, arch, architectures.find(arch).card) if forward and loads else None
     return Verified(opened.path, arch, loads, **by_kind, forward=shapes)
 
 
 def load_strictly(
-    model: torch.nn.Module,
-    weights: WeightSet,
-    kept: Mapping[str, torch.Tensor] | None = None,
+    model: torch.nn.Module, weights: WeightSet, kept: Iterable[str] = (), *, certain: bool = False
 ) -> None:
     """`load_state_dict(strict=True)` of weights that are read completely first.
 
-    `kept` are values of the model's own that it keeps where the weights have none.
+    The model keeps its own values of the keys `kept`, where the weights have none. `certain` says
+    that keys and shapes were found to agree; else the old values are copied before: torch loads
+    what fits before it refuses the rest.
 
-    Raises: VerificationError with torch's own words if it refuses them.
+    Raises: VerificationError with torch's own words if it refuses them; the model is as it was.
     """
-    state = state_dict(weights)
-    for key, value in (kept or {}).items():
-        state.setdefault(key, value)
+    state, live = state_dict(weights), model.state_dict()
+    for key in kept:
+        state.setdefault(key, live[key])
+    saved = {}
+    if not certain or not all(_is_plain(value) for value in live.values()):
+        saved = {key: value.clone() for key, value in live.items() if hasattr(value, "clone")}
     try:
         model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except Exception as error:
+        _restore(live, saved)
         raise VerificationError(
             f"load_state_dict(strict=True) refuses the weights: {error}", code="verification.load"
         ) from None
+
+
+def has_own_rules(model: torch.nn.Module) -> bool:
+    """Whether classes or hooks that are not torch's have a say in how the model is loaded."""
+    return any(
+        not (type(module)._load_from_state_dict.__module__ or "").startswith("torch.")
+        or not (type(module).load_state_dict.__module__ or "").startswith("torch.")
+        or module._load_state_dict_pre_hooks
+        or module._load_state_dict_post_hooks
+        for module in model.modules()
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a tensor is torch's own kind, which takes any values of its shape."""
+    import torch
+
+    return type(value) is torch.Tensor and value.layout is torch.strided
+
+
+def _restore(live: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> None:
+    import torch
+
+    with torch.no_grad():
+        for key, value in saved.items():
+            live[key].copy_(value)
 
 
 def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
@@ -103,34 +131,65 @@ def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
 
 
 def module_specs(model: torch.nn.Module) -> dict[str, TensorSpec]:
-    """What a live model's state dict has."""
-    return {
-        key: TensorSpec(str(value.dtype).removeprefix("torch."), tuple(value.shape))
-        for key, value in model.state_dict().items()
-        if hasattr(value, "dtype")
-    }
+    """What a live model's state dict has.
+
+    Raises: PlanError for a model without tensors, or with tensors that have no memory or shape.
+    """
+    import torch
+
+    name = quoted(type(model).__name__)
+    specs = {}
+    for key, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            continue  # what get_extra_state gives
+        if torch.nn.parameter.is_lazy(value):
+            raise PlanError(
+                f"{name}: {quoted(key)} has no shape before the first forward pass",
+                code="plan.model",
+            )
+        if value.is_meta:
+            raise PlanError(
+                f"{name}: {quoted(key)} is on the meta device, where there is no memory to load "
+                "into",
+                hint="model.to_empty(device='cpu') gives it some",
+                code="plan.model",
+            )
+        specs[key] = TensorSpec(str(value.dtype).removeprefix("torch."), tuple(value.shape))
+    if not specs:
+        raise PlanError(f"{name} has no tensors", code="plan.model")
+    return specs
 
 
-def _run(model: torch.nn.Module, card: Mapping[str, object]) -> Mapping[str, Any]:
-    """One forward pass of a random image of the architecture's size."""
+def _run(model: torch.nn.Module, name: str, card: Mapping[str, object]) -> Mapping[str, Any]:
+    """One forward pass of a random image of the architecture's size.
+
+    Raises: VerificationError if the network does not run.
+    """
     import torch
 
     size = card.get("image_size")
     height, width = size if isinstance(size, (list, tuple)) else (256, 256)
     image = torch.rand(1, 3, int(height), int(width), generator=torch.Generator().manual_seed(0))
     model.eval()
-    with torch.no_grad():
-        outputs = list(_tensors(model(image)))
+    try:
+        with torch.no_grad(), quiet():
+            outputs = list(_tensors(model(image)))
+    except Exception as error:
+        shape = "×".join(map(str, image.shape))
+        raise VerificationError(
+            f"{quoted(name)} does not run on an image of {shape}: {told(error)}",
+            code="verification.forward",
+        ) from None
     return {
         "input": list(image.shape),
         "outputs": [list(output.shape) for output in outputs],
-        "finite": all(math.isfinite(float(output.abs().max())) for output in outputs),
+        "finite": all(bool(torch.isfinite(output).all()) for output in outputs),
     }
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """The tensors inside nested lists, tuples and dicts."""
-    if hasattr(value, "dtype"):
+    if hasattr(value, "layout"):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():

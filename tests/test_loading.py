@@ -1,0 +1,450 @@
+"""load_into: the live model is the target, and after a failure it is as it was."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from effdet import DetBenchPredict, DetBenchTrain
+from nets import effdet, image, outputs, randomised
+from torch import nn
+
+import ckptool
+
+NAME = "tf_efficientdet_d0"
+
+
+def state_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(one, other):
+    """Whether two state dicts have the same keys and bits."""
+    return list(one) == list(other) and all(
+        a.dtype == other[key].dtype and torch.equal(a, other[key]) for key, a in one.items()
+    )
+
+
+def refused(model, path, error, **options):
+    """The error of a load, after which the model is as it was."""
+    before = state_of(model)
+    with pytest.raises(error) as caught:
+        ckptool.load_into(model, path, **options)
+    assert same(state_of(model), before)
+    return caught.value
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """What every file here was made from."""
+    return effdet(NAME, 5, size=128)
+
+
+@pytest.fixture(scope="module")
+def wanted(trained):
+    return outputs(trained, image())
+
+
+class Lit(nn.Module):
+    """A training module as people write them for Lightning."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+
+def ddp(model):
+    return nn.ModuleDict({"module": model})
+
+
+WRAPPERS = {
+    "bare": lambda model: model,
+    "DDP": ddp,
+    "DataParallel": lambda model: nn.DataParallel(model),
+    "bench": lambda model: DetBenchTrain(model),
+    "compile": lambda model: torch.compile(model),
+    "Lightning": Lit,
+    "Lightning, bench": lambda model: Lit(DetBenchPredict(model)),
+    "DDP, bench": lambda model: ddp(DetBenchTrain(model)),
+    "compile, DDP": lambda model: torch.compile(ddp(model)),
+}
+
+
+@pytest.mark.parametrize("inside", WRAPPERS)
+def test_wrappers_around_the_model_are_seen_through(tmp_path, trained, wanted, inside):
+    """The file is of the bare model; the live one is wrapped, and keeps what is its own."""
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    core = effdet(NAME, 5, size=128)
+    live = WRAPPERS[inside](core)
+    own = {k: v for k, v in state_of(live).items() if k.endswith("anchors.boxes")}
+    report = ckptool.load_into(live, tmp_path / "in.pth")
+    assert all(torch.equal(a, b) for a, b in zip(outputs(core, image()), wanted, strict=True))
+    assert all(torch.equal(live.state_dict()[key], value) for key, value in own.items())
+    assert report.kept == tuple(own)
+    assert report.tensors == len(trained.state_dict())
+    assert all(step.grade == "exact" for step in report.plan.steps)
+
+
+@pytest.mark.parametrize("around", [name for name in WRAPPERS if name != "bare"])
+def test_wrappers_in_the_file_are_seen_through(tmp_path, trained, wanted, around):
+    torch.save({"state_dict": WRAPPERS[around](trained).state_dict()}, tmp_path / "in.ckpt")
+    live = effdet(NAME, 5, size=128)
+    ckptool.load_into(live, tmp_path / "in.ckpt")
+    assert all(torch.equal(a, b) for a, b in zip(outputs(live, image()), wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("around", "inside"), [("DDP", "Lightning"), ("Lightning, bench", "DDP"), ("compile", "bench")]
+)
+def test_the_file_and_the_model_may_be_wrapped_differently(
+    tmp_path, trained, wanted, around, inside
+):
+    torch.save(WRAPPERS[around](trained).state_dict(), tmp_path / "in.pth")
+    core = effdet(NAME, 5, size=128)
+    ckptool.load_into(WRAPPERS[inside](core), tmp_path / "in.pth")
+    assert all(torch.equal(a, b) for a, b in zip(outputs(core, image()), wanted, strict=True))
+
+
+class Plain(nn.Module):
+    """A network that ckptool has never heard of."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width))
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(5))
+        self.fc = nn.Linear(width, 2)
+
+
+@pytest.mark.parametrize("around", ["bare", "DDP", "compile", "Lightning"])
+@pytest.mark.parametrize("inside", ["bare", "DDP", "compile", "Lightning"])
+def test_networks_of_one_s_own_are_seen_through_too(tmp_path, around, inside):
+    trained, core = randomised(Plain()), Plain()
+    torch.save(WRAPPERS[around](trained).state_dict(), tmp_path / "in.pth")
+    ckptool.load_into(WRAPPERS[inside](core), tmp_path / "in.pth")
+    assert same(core.state_dict(), trained.state_dict())
+
+
+def test_a_matching_file_needs_no_step(tmp_path, trained):
+    """And the report says what was loaded."""
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    live = effdet(NAME, 5, size=128)
+    report = ckptool.load_into(live, tmp_path / "in.pth")
+    assert report.plan.steps == ()
+    assert same(live.state_dict(), trained.state_dict())
+    assert str(report) == f"{tmp_path}/in.pth: {len(live.state_dict()):,} tensors loaded"
+
+
+def test_an_opened_checkpoint_and_a_chosen_weight_set_will_do(tmp_path):
+    """`weights` chooses between raw and averaged; nobody guesses."""
+    raw, averaged = randomised(Plain(), 1), randomised(Plain(), 2)
+    file = {"state_dict": raw.state_dict(), "state_dict_ema": averaged.state_dict()}
+    torch.save(file, tmp_path / "in.pth")
+    live = Plain()
+    assert refused(live, tmp_path / "in.pth", ckptool.WeightsError).code == "weights.ambiguous"
+    assert ckptool.load_into(live, tmp_path / "in.pth", weights="state_dict_ema").weights
+    assert same(live.state_dict(), averaged.state_dict())
+    ckptool.load_into(live, ckptool.read(tmp_path / "in.pth", weights="state_dict"))
+    assert same(live.state_dict(), raw.state_dict())
+
+
+def test_exact_edits_are_applied(tmp_path, trained, wanted):
+    """Level-first norms into a repeat-first model, half precision into a wider one."""
+    model = copy.deepcopy(trained)
+    model.toggle_head_bn_level_first()
+    torch.save(model.half().state_dict(), tmp_path / "in.pth")
+    live = effdet(NAME, 5, size=128)
+    report = ckptool.load_into(live, tmp_path / "in.pth")
+    halved = copy.deepcopy(trained).half().float()
+    expected = outputs(halved, image())
+    assert all(torch.equal(a, b) for a, b in zip(outputs(live, image()), expected, strict=True))
+    assert [step.edit for step in report.plan.steps] == ["cast", "rename"]
+    assert str(report).splitlines()[1] == "to float32"
+
+
+def test_another_class_count_needs_a_class_map(tmp_path, trained):
+    torch.save(effdet(NAME).state_dict(), tmp_path / "coco.pth")
+    live = effdet(NAME, 20)
+    error = refused(live, tmp_path / "coco.pth", ckptool.PlanError)
+    assert "the file has 90 classes, the architecture is asked for 20" in error.message
+    assert error.hint == (
+        "load_into(..., class_map='first'), or two label sets such as 'coco90:voc20'"
+    )
+
+
+@pytest.mark.parametrize("inside", ["bare", "DDP", "Lightning, bench"])
+def test_a_class_map_keeps_classes_by_name(tmp_path, inside):
+    """The logits of the 20 classes are the old ones, in whatever wrapper."""
+    before, core = effdet(NAME), effdet(NAME, 20)
+    torch.save(before.state_dict(), tmp_path / "coco.pth")
+    live = WRAPPERS[inside](core)
+    report = ckptool.load_into(live, tmp_path / "coco.pth", class_map="coco90:voc20")
+    rows = next(step.options["map"] for step in report.plan.steps if step.edit == "heads")
+    old, new = outputs(before, image())[0], outputs(core, image())[0]
+    assert new.unflatten(1, (9, 20)).equal(old.unflatten(1, (9, 90))[:, :, rows])
+    assert report.notes == ("20 of 20 classes kept",)
+
+
+def test_a_class_map_for_an_unknown_network_is_refused(tmp_path):
+    torch.save(Plain().state_dict(), tmp_path / "in.pth")
+    error = refused(Plain(), tmp_path / "in.pth", ckptool.PlanError, class_map="first")
+    assert error.code == "plan.class-map"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_narrower_model_gets_torchs_own_values(tmp_path, dtype):
+    trained = randomised(Plain())
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    live = Plain().to(dtype)
+    report = ckptool.load_into(live, tmp_path / "in.pth")
+    assert same(live.state_dict(), copy.deepcopy(trained).to(dtype).state_dict())
+    assert [step.grade for step in report.plan.steps] == ["lossy"]
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
+def test_a_value_that_the_model_cannot_hold_is_refused(tmp_path, mixed):
+    """torch would load it as infinity; also where only some layers are narrow."""
+    trained = randomised(Plain())
+    trained.fc.weight.data[1, 2] = 1e5
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    live = Plain()
+    (live.fc if mixed else live).half()
+    error = refused(live, tmp_path / "in.pth", ckptool.LossError)
+    assert "`fc.weight`: found 100000, the largest float16 is 65504" in error.message
+
+
+def test_a_mixed_model_keeps_its_types(tmp_path):
+    """Norms in float32, the rest in float16."""
+    trained, live = randomised(Plain()), Plain().half()
+    live.stem[1].float()
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    report = ckptool.load_into(live, tmp_path / "in.pth")
+    expected = copy.deepcopy(trained).half()
+    expected.stem[1].float()
+    expected.stem[1].load_state_dict(trained.stem[1].state_dict())
+    assert same(live.state_dict(), expected.state_dict())
+    assert {step.options["dtype"] for step in report.plan.steps} == {"float16"}
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, 0.5, 1e30])
+def test_a_counter_that_was_ruined_by_a_cast_is_refused(tmp_path, value):
+    """float16 made 100,000 infinite; torch would read it as -9,223,372,036,854,775,808."""
+    state = Plain().state_dict()
+    state["stem.1.num_batches_tracked"] = torch.tensor(value)
+    torch.save(state, tmp_path / "in.pth")
+    error = refused(Plain(), tmp_path / "in.pth", ckptool.LossError)
+    assert error.message.startswith("`stem.1.num_batches_tracked`: found float32, the model has")
+
+
+def test_a_counter_that_is_a_whole_float_is_taken(tmp_path):
+    state = Plain().state_dict()
+    state["stem.1.num_batches_tracked"] = torch.tensor(100_000.0)
+    torch.save(state, tmp_path / "in.pth")
+    live = Plain()
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert live.stem[1].num_batches_tracked.equal(torch.tensor(100_000))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.complex64], ids=str)
+def test_numbers_of_another_kind_are_refused(tmp_path, dtype):
+    """Quantised weights without their scale, imaginary parts: torch would load both."""
+    state = Plain().state_dict()
+    state["fc.weight"] = torch.ones(2, 4, dtype=dtype)
+    torch.save(state, tmp_path / "in.pth")
+    error = refused(Plain(), tmp_path / "in.pth", ckptool.LossError)
+    assert error.message.startswith(f"`fc.weight`: found {str(dtype).removeprefix('torch.')}")
+
+
+def test_integers_that_would_wrap_round_are_refused(tmp_path):
+    class Steps(Plain):
+        def __init__(self, dtype, steps=0) -> None:
+            super().__init__()
+            self.register_buffer("steps", torch.tensor(steps, dtype=dtype))
+
+    torch.save(Steps(torch.int64, 70_000).state_dict(), tmp_path / "in.pth")
+    refused(Steps(torch.int16), tmp_path / "in.pth", ckptool.LossError)
+    ckptool.load_into(Steps(torch.int32), tmp_path / "in.pth")
+
+
+@pytest.mark.parametrize("metadata", [True, False], ids=["metadata kept", "metadata dropped"])
+@pytest.mark.parametrize("counters", [True, False], ids=["counters", "no counters"])
+def test_metadata_and_counters(tmp_path, metadata, counters):
+    """torch wants counters where `_metadata` says version 2, and fills them in where it is gone."""
+    trained, live = randomised(Plain()), Plain()
+    state = trained.state_dict()
+    if not counters:
+        del state["stem.1.num_batches_tracked"]
+    torch.save(state if metadata else dict(state), tmp_path / "in.pth")
+    ckptool.load_into(live, tmp_path / "in.pth")
+    found = live.state_dict()
+    assert found.pop("stem.1.num_batches_tracked") == (100_000 if counters else 0)
+    expected = trained.state_dict()
+    del expected["stem.1.num_batches_tracked"]
+    assert same(found, expected)
+
+
+def damaged(tmp_path, state):
+    """A file whose last tensor has a flipped byte: its CRC is found wrong while it is read."""
+    path = tmp_path / "damaged.pth"
+    torch.save(state, path)
+    data = bytearray(path.read_bytes())
+    data[data.rindex(state["fc.weight"].numpy().tobytes()) + 3] ^= 64
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda state: state.pop("fc.bias"), ckptool.PlanError),
+        (lambda state: state.update(extra=torch.ones(2)), ckptool.PlanError),
+        (lambda state: state.update({"fc.weight": torch.ones(3, 4)}), ckptool.PlanError),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+@pytest.mark.parametrize("inside", ["bare", "DDP"])
+def test_nothing_is_loaded_if_something_does_not_fit(tmp_path, change, error, inside):
+    """torch would have copied what fits before it refuses."""
+    state = randomised(Plain()).state_dict()
+    change(state)
+    torch.save(state, tmp_path / "in.pth")
+    refused(WRAPPERS[inside](Plain()), tmp_path / "in.pth", error)
+
+
+def test_nothing_is_loaded_from_a_damaged_file(tmp_path):
+    path = damaged(tmp_path, randomised(Plain()).state_dict())
+    error = refused(Plain(), path, ckptool.FormatError)
+    assert "the file is damaged" in error.message
+
+
+class Fussy(Plain):
+    """A class with a rule of its own, that comes too late."""
+
+    def _load_from_state_dict(self, state, prefix, *rest):
+        super()._load_from_state_dict(state, prefix, *rest)
+        if prefix == "" and state["fc.weight"][0, 0] > 0:
+            rest[-1].append("a rule of its own")
+
+
+def test_a_class_that_refuses_late_keeps_its_values(tmp_path):
+    """By then torch has copied everything; the old values come back."""
+    trained = randomised(Plain())
+    trained.fc.weight.data[0, 0] = 1.0
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    error = refused(Fussy(), tmp_path / "in.pth", ckptool.VerificationError)
+    assert "a rule of its own" in error.message
+    trained.fc.weight.data[0, 0] = -1.0
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    live = Fussy()
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert same(live.state_dict(), trained.state_dict())
+
+
+def test_a_hook_that_raises_leaves_the_model_as_it_was(tmp_path):
+    torch.save(randomised(Plain()).state_dict(), tmp_path / "in.pth")
+    live = Plain()
+
+    def hook(module, keys):
+        raise KeyError("a hook")
+
+    live.register_load_state_dict_post_hook(hook)
+    assert "a hook" in refused(live, tmp_path / "in.pth", ckptool.VerificationError).message
+
+
+def test_a_class_that_renames_old_keys_itself_is_asked_first(tmp_path):
+    """As torchvision's Faster R-CNN does: a difference of keys is not the last word."""
+
+    class Renames(Plain):
+        def _load_from_state_dict(self, state, prefix, *rest):
+            for name in ("weight", "bias"):
+                if f"{prefix}head.{name}" in state:
+                    state[f"{prefix}fc.{name}"] = state.pop(f"{prefix}head.{name}")
+            super()._load_from_state_dict(state, prefix, *rest)
+
+    trained, live = randomised(Plain()), Renames()
+    state = {k.replace("fc.", "head."): v for k, v in trained.state_dict().items()}
+    torch.save(state, tmp_path / "in.pth")
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert same(live.state_dict(), trained.state_dict())
+
+
+def test_old_torchvision_keys_load(tmp_path):
+    """Of before 0.12, with `rpn.head.conv.weight`."""
+    from torchvision.models.detection.rpn import RPNHead
+
+    trained = randomised(RPNHead(4, 3))
+    state = dict(trained.state_dict())
+    for name in ("weight", "bias"):
+        state[f"conv.{name}"] = state.pop(f"conv.0.0.{name}")
+    torch.save(state, tmp_path / "in.pth")
+    live = RPNHead(4, 3)
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert same(live.state_dict(), trained.state_dict())
+
+
+def test_a_model_without_memory_is_refused(tmp_path):
+    torch.save(Plain().state_dict(), tmp_path / "in.pth")
+    with torch.device("meta"):
+        live = Plain()
+    with pytest.raises(ckptool.PlanError) as caught:
+        ckptool.load_into(live, tmp_path / "in.pth")
+    assert caught.value.message == (
+        "`Plain`: `stem.0.weight` is on the meta device, where there is no memory to load into"
+    )
+    assert caught.value.hint == "model.to_empty(device='cpu') gives it some"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Identity(), "`Identity` has no tensors"),
+        (nn.LazyLinear(3), "`LazyLinear`: `weight` has no shape before the first forward pass"),
+    ],
+)
+def test_a_model_that_is_not_ready_is_refused(tmp_path, model, message):
+    torch.save(Plain().state_dict(), tmp_path / "in.pth")
+    with pytest.raises(ckptool.PlanError) as caught:
+        ckptool.load_into(model, tmp_path / "in.pth")
+    assert caught.value.message == message
+
+
+def test_tied_parameters_stay_tied(tmp_path):
+    class Tied(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(4, 2)
+            self.other.weight = self.fc.weight
+
+    trained, live = randomised(Tied()), Tied()
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert live.other.weight is live.fc.weight
+    assert same(live.state_dict(), trained.state_dict())
+
+
+def test_parameters_keep_their_identity(tmp_path):
+    """An optimizer that was made before the load goes on with the same parameters."""
+    torch.save(randomised(Plain()).state_dict(), tmp_path / "in.pth")
+    live = Plain()
+    before = [id(parameter) for parameter in live.parameters()]
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert [id(parameter) for parameter in live.parameters()] == before
+    assert all(parameter.requires_grad for parameter in live.parameters())
+
+
+def test_hints_are_for_callers_not_for_the_command_line(tmp_path):
+    state = effdet(NAME, 5).state_dict()
+    state["aux_head.weight"] = torch.ones(3)
+    torch.save(state, tmp_path / "in.pth")
+    error = refused(effdet(NAME, 5), tmp_path / "in.pth", ckptool.PlanError)
+    assert error.hint.startswith("`ckptool convert` takes --drop")
+
+
+def test_safetensors_files_load_as_well(tmp_path, trained, wanted):
+    from safetensors.torch import save_file
+
+    save_file(ddp(trained).state_dict(), tmp_path / "in.safetensors")
+    live = effdet(NAME, 5, size=128)
+    ckptool.load_into(live, tmp_path / "in.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(outputs(live, image()), wanted, strict=True))
