@@ -172,14 +172,14 @@ def _suffixes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def class_count(specs: Mapping[str, TensorSpec], axes: Mapping[str, ClassAxis]) -> int | None:
-    """The class count that all class-dependent tensors agree on, None if they do not."""
+    """The class count that all class-dependent tensors agree on, None if there is none."""
     counts = set()
     for key, axis in axes.items():
         spec = specs.get(key)
         if spec is None or len(spec.shape) <= axis.axis:
             return None
         counts.add(axis.classes(spec.shape[axis.axis]))
-    return counts.pop() if len(counts) == 1 else None
+    return (counts.pop() or None) if len(counts) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

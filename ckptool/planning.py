@@ -260,7 +260,8 @@ def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]
     """The steps that make the weights fit the target."""
     solved = solve(weights, target)
     _refuse_obstacles(solved.causes, options)
-    steps = [Step(str(cause.edit), _mapped(cause, options)) for cause in solved.causes]
+    edited = (cause for cause in solved.causes if cause.edit is not None)
+    steps = [Step(str(cause.edit), _mapped(cause, options)) for cause in edited]
     if not solved.after.fits:
         left = [entry.key for entry in solved.after.entries if entry.kind != "dtype"]
         raise PlanError(
@@ -279,7 +280,7 @@ def _refuse_obstacles(causes: Sequence[Cause], options: Options) -> None:
 
     The hint has the options for all of them.
     """
-    stuck = [cause for cause in causes if cause.edit is None]
+    stuck = [cause for cause in causes if cause.edit is None and not cause.automatic]
     unasked = [cause for cause in causes if not cause.automatic and not _allowed(cause, options)]
     for cause in (stuck or unasked)[:1]:
         hint = cause.fix if stuck else " ".join(c.fix for c in unasked if c.fix)

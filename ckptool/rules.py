@@ -153,12 +153,13 @@ def globs(chosen: Collection[str], everything: Collection[str]) -> list[str]:
     """Few globs that together match the chosen keys and no others of everything there is."""
     wanted = set(chosen)
     kept_modules = {module for key in everything if key not in wanted for module in _modules(key)}
-    found: dict[str, None] = {}
+    by_module: dict[str, list[str]] = {}
     for key in chosen:
-        free = next((m for m in _modules(key) if m not in kept_modules), None)
-        found[_escaped(key) if free is None else f"{_escaped(free)}.*"] = None
+        free = next((module for module in _modules(key) if module not in kept_modules), None)
+        by_module.setdefault(key if free is None else f"{free}.", []).append(key)
     by_template: dict[str, list[str]] = {}
-    for glob in found:
+    for module, keys in by_module.items():
+        glob = _escaped(keys[0]) if len(keys) == 1 else f"{_escaped(module)}*"
         by_template.setdefault(_NUMBER.sub("*", glob), []).append(glob)
     short: list[str] = []
     for template, members in by_template.items():

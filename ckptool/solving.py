@@ -149,7 +149,7 @@ def _start(weights: WeightSet, target: Target, before: Comparison) -> _State:
         weights,
         target,
         tuple(weights.tensors),
-        {key: key for key in weights.tensors},
+        {key: key for key in (*weights.tensors, *weights.refused)},
         order,
         frozenset(order),
         frozenset(strays & order.keys()),
@@ -265,10 +265,17 @@ def _left(state: _State, weights: WeightSet, origin: Mapping[str, str]) -> froze
 def _followed(origin: Mapping[str, str], before: WeightSet, after: WeightSet) -> dict[str, str]:
     """For each key after an edit the file's own key that it came from."""
     old, new = list(before.tensors.items()), list(after.tensors.items())
+    # A renaming leaves every value in its place, the refused ones too.
+    refused = zip(after.refused, before.refused, strict=True)
+    others = {key: origin.get(was, was) for key, was in refused}
     if [id(tensor) for _, tensor in old] == [id(tensor) for _, tensor in new]:
-        return {key: origin[was] for (key, _), (was, _) in zip(new, old, strict=True)}
+        pairs = zip(new, old, strict=True)
+        return {**{key: origin[was] for (key, _), (was, _) in pairs}, **others}
     by_tensor = {id(tensor): key for key, tensor in old}
     return {
-        key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
-        for key, tensor in new
+        **{
+            key: origin.get(key if key in before.tensors else by_tensor.get(id(tensor), key), key)
+            for key, tensor in new
+        },
+        **others,
     }

@@ -9,18 +9,32 @@ from ckptool.errors import counted, listed, quoted
 def not_tensors(situation: Situation) -> list[Cause]:
     """Entries of the state dict itself that are no tensors, such as an epoch beside the weights."""
     keys = situation.weights.others
-    if not keys:
-        return []
-    return [
-        Cause(
-            "not-tensors",
-            f"{counted(len(keys), 'entry', 'entries')} beside the weights "
-            f"{'is no tensor' if len(keys) == 1 else 'are no tensors'}: {listed(keys)}; a strict "
-            "load stumbles over them, a conversion leaves them out",
-            automatic=True,
-            keys=keys,
+    wanted = [key for key in keys if key in situation.wanted]
+    beside = [key for key in keys if key not in situation.wanted]
+    causes = []
+    if beside:
+        them = "it" if len(beside) == 1 else "them"
+        causes.append(
+            Cause(
+                "not-tensors",
+                f"{counted(len(beside), 'entry', 'entries')} beside the weights "
+                f"{'is no tensor' if len(beside) == 1 else 'are no tensors'}: {listed(beside)}; a "
+                f"strict load stumbles over {them}, a conversion leaves {them} out",
+                automatic=True,
+                keys=tuple(beside),
+            )
         )
-    ]
+    if wanted:
+        causes.append(
+            Cause(
+                "not-tensors",
+                f"{counted(len(wanted), 'entry', 'entries')} that the architecture wants "
+                f"{'is no tensor' if len(wanted) == 1 else 'are no tensors'}: {listed(wanted)}",
+                exact=False,
+                keys=tuple(wanted),
+            )
+        )
+    return causes
 
 
 def not_dense(situation: Situation) -> list[Cause]:
@@ -30,17 +44,27 @@ def not_dense(situation: Situation) -> list[Cause]:
     for kind in dict.fromkeys(value.kind for value in refused.values()):
         keys = [key for key, value in refused.items() if value.kind == kind]
         wanted = [key for key in keys if key in situation.wanted]
-        first = refused[(wanted or keys)[0]]
-        causes.append(
-            Cause(
-                "not-dense",
-                f"{counted(len(keys), 'tensor is', 'tensors are')} in the file as {kind}, not as "
-                f"dense tensors ({first.reason}): {listed(wanted or keys, 3)}",
-                exact=False,
-                automatic=not wanted,
-                keys=tuple(keys),
+        for chosen in (wanted, [key for key in keys if key not in wanted]):
+            if not chosen:
+                continue
+            many = len(chosen) > 1
+            causes.append(
+                Cause(
+                    "not-dense",
+                    f"{listed(chosen, 3)} {'are' if many else 'is'} in the file as {kind}, not as "
+                    f"{'dense tensors' if many else 'a dense tensor'} "
+                    f"({refused[chosen[0]].reason})"
+                    + (
+                        ""
+                        if chosen is wanted
+                        else ": a conversion leaves "
+                        f"{'them' if many else 'it'} out, which the architecture does not want"
+                    ),
+                    exact=chosen is not wanted,
+                    automatic=chosen is not wanted,
+                    keys=tuple(chosen),
+                )
             )
-        )
     return causes
 
 

@@ -31,7 +31,7 @@ def classes(situation: Situation) -> list[Cause]:
         return []
     found = class_count(situation.found, head.axes)
     wanted = head.num_classes
-    if found is None or found == wanted or not set(head.axes) & set(situation.reshaped):
+    if not found or found == wanted or not set(head.axes) & set(situation.reshaped):
         return []
     key, axis = next(iter(head.axes.items()))
     summary = (

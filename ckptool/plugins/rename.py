@@ -26,7 +26,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     Raises: PlanError if two keys would get one name, if nothing matches, or a rule nothing.
     """
     ((kind, value),) = options.items()
-    keys = list(weights.tensors)
+    keys = [*weights.tensors, *weights.refused]
     names = _names(keys, kind, value)
     changed = tuple(new for old, new in names.items() if new != old)
     if not changed:
@@ -37,7 +37,12 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         absent = [old for old in value if old not in weights.tensors]
         notes = (f"not in the file, and so not renamed: {listed(absent)}",) if absent else ()
     tensors = {names[key]: tensor for key, tensor in weights.tensors.items()}
-    renamed = replace(weights, tensors=tensors, versions=renamed_versions(weights, names))
+    renamed = replace(
+        weights,
+        tensors=tensors,
+        refused={names[key]: value for key, value in weights.refused.items()},
+        versions=renamed_versions(weights, names),
+    )
     return Applied(renamed, EXACT, changed, notes=notes)
 
 
