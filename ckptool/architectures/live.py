@@ -214,7 +214,7 @@ def _take(name: str, build: Build, count: int | None, facts: Facts) -> _Shot:
             module = build(count)
     with quiet():
         tensors = module.state_dict(keep_vars=True)
-    known = list(_recognised(module, facts))
+    known = list(recognised(module, facts))
     card: dict[str, object] = {"padding": padding(module.modules()), **numerics(module.modules())}
     for _, found in reversed(known):
         card.update(found.card)
@@ -232,7 +232,7 @@ def _take(name: str, build: Build, count: int | None, facts: Facts) -> _Shot:
     )
 
 
-def _recognised(module: Module, facts: Facts) -> Iterator[tuple[str, Known]]:
+def recognised(module: Module, facts: Facts) -> Iterator[tuple[str, Known]]:
     """The prefix and the facts of every submodule whose class, or a base of it, is in the table."""
     for path, part in module.named_modules():
         for base in type(part).__mro__:

@@ -64,7 +64,7 @@ def measure(name: str) -> Architecture:
         axes,
         layouts,
         parameters=sum(spec.numel for key, spec in specs.items() if not key.endswith(buffers)),
-        card=_card(net),
+        card=card(net),
         needs=NEEDS,
     )
 
@@ -126,7 +126,7 @@ def _init(parameter: str, layer: Layer) -> tuple[str, tuple[float, ...]]:
     return "constant", (1.0 if parameter in ("bn.weight", "bn.running_var") else 0.0,)
 
 
-def _card(net: Network) -> dict[str, object]:
+def card(net: Network) -> dict[str, object]:
     """What the weights do not say; one entry per head where the heads may differ.
 
     Source: AlexeyAB/darknet `src/blas.c` (eps), `src/batchnorm_layer.c` (momentum),

@@ -57,7 +57,9 @@ def test_cards_tell_all_architectures_with_equal_manifests_apart() -> None:
         assert other.name in architectures.lookalikes(one)
 
 
-@pytest.mark.parametrize(("pair", "fields"), DISTINGUISHED_BY.items(), ids=str)
+@pytest.mark.parametrize(
+    ("pair", "fields"), DISTINGUISHED_BY.items(), ids=map("-".join, DISTINGUISHED_BY)
+)
 def test_card_says_what_distinguishes(pair: tuple[str, str], fields: set[str]) -> None:
     one, other = (architectures.find(name) for name in pair)
 

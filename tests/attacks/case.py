@@ -12,9 +12,9 @@ class Case:
     """A hostile file.
 
     `name` starts with the id of the threat. `code` is that of the error or its beginning, None
-    where the file is readable; `names` are the globals that must then be listed, each as dangerous. `tensors_code`
-    is the error of a file that opens, but one of whose tensors cannot be read. `beside` are other
-    files in the folder, `links` symbolic links in it and what they point to.
+    where the file is readable; `names` are the globals that must then be listed, each as dangerous.
+    `tensors_code` is the error of a file that opens, but one of whose tensors cannot be read.
+    `beside` are other files in the folder, `links` symbolic links in it and what they point to.
     """
 
     name: str

@@ -793,58 +793,62 @@ def _nested_bytes() -> Iterator[Attack]:
 # what a reader must do with them does not.
 GADGETS = """
 os.system os.popen os.execvp os.spawnlp os.posix_spawn os.remove os.rename posix.system nt.system
-posixpath.os.system subprocess.Popen subprocess.check_output subprocess.getoutput commands.getoutput
-pty.spawn pty.os.system _posixsubprocess.fork_exec multiprocessing.util.spawnv_passfds
-multiprocessing.popen_spawn_posix.Popen asyncio.unix_events._UnixSubprocessTransport._start
-asyncio.subprocess.create_subprocess_shell concurrent.futures.ProcessPoolExecutor signal.raise_signal
-builtins.eval builtins.exec builtins.compile builtins.__import__ builtins.open builtins.getattr
-builtins.setattr builtins.breakpoint builtins.globals builtins.vars builtins.map builtins.input
-__builtin__.eval __builtin__.execfile __builtin__.reload __builtin__.apply __builtin__.file
-importlib.import_module importlib.machinery.SourceFileLoader importlib.util.spec_from_file_location
-imp.load_source runpy.run_path runpy._run_code pkgutil.resolve_name zipimport.zipimporter
-code.interact code.InteractiveInterpreter.runcode codeop.compile_command types.CodeType
-types.FunctionType marshal.loads pickle.loads pickle.Unpickler _pickle.loads cPickle.loads
-dill.loads joblib.load cloudpickle.cloudpickle.loads shelve.open copyreg.add_extension
-bdb.Bdb.run bdb.Bdb.runeval pdb.run trace.Trace.run trace.Trace.runctx profile.run profile.Profile.run
-profile.Profile.runctx cProfile.run cProfile.runctx timeit.timeit timeit.main doctest.debug_script
-doctest.testsource dis.distb faulthandler._sigsegv atexit.register sched.scheduler.run
-idlelib.run.Executive.runcode idlelib.pyshell.ModifiedInterpreter.runcommand
-idlelib.pyshell.ModifiedInterpreter.runcode idlelib.autocomplete.AutoComplete.get_entity
-idlelib.autocomplete.AutoComplete.fetch_completions idlelib.calltip.Calltip.fetch_tip
-idlelib.debugobj.ObjectTreeItem.SetText lib2to3.pgen2.grammar.Grammar.loads
-lib2to3.pgen2.pgen.ParserGenerator.make_label logging.config.listen logging.FileHandler
-logging.config._resolve pydoc.pipepager pydoc.locate pydoc.tempfilepager inspect.getattr_static
-sys.settrace sys.modules.clear gc.get_objects unittest.mock.patch test.support.script_helper.run_python
-ensurepip._run_pip pip.main pip._internal.cli.main.main setuptools.sandbox.run_setup
-distutils.spawn.spawn distutils.file_util.write_file venv.create site.execsitecustomize
-tkinter.Tcl turtle.write_docstringdict readline.read_init_file rlcompleter.Completer.attr_matches
+posixpath.os.system subprocess.Popen subprocess.check_output subprocess.getoutput
+commands.getoutput pty.spawn pty.os.system _posixsubprocess.fork_exec
+multiprocessing.util.spawnv_passfds multiprocessing.popen_spawn_posix.Popen
+asyncio.unix_events._UnixSubprocessTransport._start asyncio.subprocess.create_subprocess_shell
+concurrent.futures.ProcessPoolExecutor signal.raise_signal builtins.eval builtins.exec
+builtins.compile builtins.__import__ builtins.open builtins.getattr builtins.setattr
+builtins.breakpoint builtins.globals builtins.vars builtins.map builtins.input __builtin__.eval
+__builtin__.execfile __builtin__.reload __builtin__.apply __builtin__.file importlib.import_module
+importlib.machinery.SourceFileLoader importlib.util.spec_from_file_location imp.load_source
+runpy.run_path runpy._run_code pkgutil.resolve_name zipimport.zipimporter code.interact
+code.InteractiveInterpreter.runcode codeop.compile_command types.CodeType types.FunctionType
+marshal.loads pickle.loads pickle.Unpickler _pickle.loads cPickle.loads dill.loads joblib.load
+cloudpickle.cloudpickle.loads shelve.open copyreg.add_extension bdb.Bdb.run bdb.Bdb.runeval
+pdb.run trace.Trace.run trace.Trace.runctx profile.run profile.Profile.run profile.Profile.runctx
+cProfile.run cProfile.runctx timeit.timeit timeit.main doctest.debug_script doctest.testsource
+dis.distb faulthandler._sigsegv atexit.register sched.scheduler.run idlelib.run.Executive.runcode
+idlelib.pyshell.ModifiedInterpreter.runcommand idlelib.pyshell.ModifiedInterpreter.runcode
+idlelib.autocomplete.AutoComplete.get_entity idlelib.autocomplete.AutoComplete.fetch_completions
+idlelib.calltip.Calltip.fetch_tip idlelib.debugobj.ObjectTreeItem.SetText
+lib2to3.pgen2.grammar.Grammar.loads lib2to3.pgen2.pgen.ParserGenerator.make_label
+logging.config.listen logging.FileHandler logging.config._resolve pydoc.pipepager pydoc.locate
+pydoc.tempfilepager inspect.getattr_static sys.settrace sys.modules.clear gc.get_objects
+unittest.mock.patch test.support.script_helper.run_python ensurepip._run_pip pip.main
+pip._internal.cli.main.main setuptools.sandbox.run_setup distutils.spawn.spawn
+distutils.file_util.write_file venv.create site.execsitecustomize tkinter.Tcl
+turtle.write_docstringdict readline.read_init_file rlcompleter.Completer.attr_matches
 operator.attrgetter operator.methodcaller _operator.attrgetter functools.partial functools.reduce
-itertools.starmap string.Formatter.format re.Scanner.scan weakref.finalize _thread.start_new_thread
-threading.Thread threading.Timer ctypes.CDLL ctypes.string_at _ctypes.dlopen cffi.FFI
-socket.create_connection socket.socket _socket.socket ssl.get_server_certificate http.client.HTTPConnection
-urllib.request.urlopen urllib.request.urlretrieve urllib2.urlopen ftplib.FTP smtplib.SMTP
-imaplib.IMAP4_stream poplib.POP3 telnetlib.Telnet nntplib.NNTP xmlrpc.client.ServerProxy
-webbrowser.open requests.get requests.api.post aiohttp.ClientSession httpx.get wsgiref.simple_server.make_server
-shutil.rmtree shutil.copyfile tempfile.mktemp glob.glob io.open io.FileIO _io.open fileinput.input
+itertools.starmap string.Formatter.format re.Scanner.scan weakref.finalize
+_thread.start_new_thread threading.Thread threading.Timer ctypes.CDLL ctypes.string_at
+_ctypes.dlopen cffi.FFI socket.create_connection socket.socket _socket.socket
+ssl.get_server_certificate http.client.HTTPConnection urllib.request.urlopen
+urllib.request.urlretrieve urllib2.urlopen ftplib.FTP smtplib.SMTP imaplib.IMAP4_stream
+poplib.POP3 telnetlib.Telnet nntplib.NNTP xmlrpc.client.ServerProxy webbrowser.open requests.get
+requests.api.post aiohttp.ClientSession httpx.get wsgiref.simple_server.make_server shutil.rmtree
+shutil.copyfile tempfile.mktemp glob.glob io.open io.FileIO _io.open fileinput.input
 linecache.getlines mmap.mmap fcntl.ioctl sqlite3.connect zipfile.ZipFile tarfile.open dbm.open
 platform.popen platform._syscmd_file uuid._get_command_stdout cgitb.lookup cgi.test
-_osx_support._read_output _aix_support._read_cmd_output _pyrepl.pager.pipe_pager _testcapi.run_in_subinterp
-ntpath.os.system pathlib.os.system
-numpy.testing._private.utils.runstring numpy.f2py.crackfortran.getlincoef numpy.f2py.crackfortran._eval_length
-numpy.distutils.exec_command.exec_command numpy.load numpy.fromfile numpy.memmap
-pandas.read_pickle pandas.eval scipy.io.loadmat numba.jit IPython.embed nose.run_exit
-torch.load torch.save torch.compile torch.jit.load torch.jit.script torch.hub.load
-torch.hub.load_state_dict_from_url torch.package.PackageImporter torch.classes.load_library
-torch.ops.load_library torch.serialization.load torch.utils._config_module.load_config
-torch.utils.collect_env.run torch.utils.cpp_extension.load_inline
-torch.utils.bottleneck.__main__.run_cprofile torch.utils.bottleneck.__main__.run_autograd_prof
+_osx_support._read_output _aix_support._read_cmd_output _pyrepl.pager.pipe_pager
+_testcapi.run_in_subinterp ntpath.os.system pathlib.os.system
+numpy.testing._private.utils.runstring numpy.f2py.crackfortran.getlincoef
+numpy.f2py.crackfortran._eval_length numpy.distutils.exec_command.exec_command numpy.load
+numpy.fromfile numpy.memmap pandas.read_pickle pandas.eval scipy.io.loadmat numba.jit
+IPython.embed nose.run_exit torch.load torch.save torch.compile torch.jit.load torch.jit.script
+torch.hub.load torch.hub.load_state_dict_from_url torch.package.PackageImporter
+torch.classes.load_library torch.ops.load_library torch.serialization.load
+torch.utils._config_module.load_config torch.utils.collect_env.run
+torch.utils.cpp_extension.load_inline torch.utils.bottleneck.__main__.run_cprofile
+torch.utils.bottleneck.__main__.run_autograd_prof
 torch.utils.data.datapipes.utils.decoder.basichandlers torch.utils.model_dump.main
 torch._dynamo.guards.GuardBuilder.get torch._inductor.codecache.compile_file
-torch.fx.experimental.symbolic_shapes.ShapeEnv.evaluate_guards_expression torch.fx.graph_module._forward_from_src
-torch.jit.unsupported_tensor_ops.execWrapper torch.distributed.rpc.rpc_sync
-torch.storage._load_from_bytes torch.multiprocessing.spawn
-joblib.numpy_pickle.load sklearn.externals.joblib.load keras.models.load_model tensorflow.io.read_file
-tensorflow.py_function mlflow.pyfunc.load_model evil.run __main__.build models.yolo.setup
+torch.fx.experimental.symbolic_shapes.ShapeEnv.evaluate_guards_expression
+torch.fx.graph_module._forward_from_src torch.jit.unsupported_tensor_ops.execWrapper
+torch.distributed.rpc.rpc_sync torch.storage._load_from_bytes torch.multiprocessing.spawn
+joblib.numpy_pickle.load sklearn.externals.joblib.load keras.models.load_model
+tensorflow.io.read_file tensorflow.py_function mlflow.pyfunc.load_model evil.run __main__.build
+models.yolo.setup
 """.split()
 
 

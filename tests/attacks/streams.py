@@ -264,7 +264,8 @@ def tar_cases() -> Iterator[Case]:
 
 
 def array(
-    shape: bytes = tuple_of(number(3), number(4)), kind: bytes = text("f4"), order: bytes = text("<"),
+    shape: bytes = tuple_of(number(3), number(4)), kind: bytes = text("f4"),
+    order: bytes = text("<"),
     fortran: bytes = op.FALSE, data: bytes = op.data(DATA), state: bytes | None = None,
     module: str = "numpy.core.multiarray",
 ) -> bytes:  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a hostile file may cost: time that grows as the file does, and memory bounded by its size."""
+"""What a hostile file may cost: time that grows as it does, and memory bounded by its size."""
 
 from __future__ import annotations
 

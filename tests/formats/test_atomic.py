@@ -15,7 +15,7 @@ import pytest
 
 from ckptool.errors import FormatError, OutputError
 from ckptool.files import BLOCK, ByteFile, MemoryFile
-from ckptool.formats.atomic import Output, replace_file, replace_text, write_set
+from ckptool.formats.atomic import Output, replace_file, write_set
 
 NOBODY = 65534
 
@@ -611,9 +611,7 @@ def test_a_copy_that_fails_names_both_files(
         lambda: replace_file(
             str(target), lambda output: output.copy(ByteFile(source), 0, 5), lambda _: None
         )
-    )[1] == (
-        f"`{target}`: cannot be written: {os.strerror(number)}, copying from `{source}`"
-    )
+    )[1] == (f"`{target}`: cannot be written: {os.strerror(number)}, copying from `{source}`")
     assert names(tmp_path) == ["source"]
 
 
