@@ -35,6 +35,7 @@ class Worker:
         line = process.stdout.readline()
         answer = json.loads(line) if line else {"violation": "the process died"}
         if "violation" in answer:
+            process.stdin.close()  # it may be waiting for the next request
             status = process.wait()
             self.close()
             raise AssertionError(f"{answer['violation']} (exit status {status})")
