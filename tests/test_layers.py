@@ -32,6 +32,7 @@ LAYERS = (
     "verification proof",
     "writing conversion loading inspection preflight",
     "render",
+    "options",
     "cli",
     "__init__ __main__",
 )

@@ -1,0 +1,60 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common(command: F) -> F:
+    """The options that every command with a FILE takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")(command)
+    return click.option("--weights", metavar="NAME", help="Which weight set inside FILE.")(command)
+
+
+def target_options(command: F) -> F:
+    """The options that name what a file should fit."""
+    for option in (
+        click.option("--num-classes", metavar="N", type=click.IntRange(1), help="Class count."),
+        click.option("--like", metavar="FILE2", help="Another checkpoint as the target."),
+        click.option("--arch", metavar="ARCH", help="An architecture; see `ckptool archs`."),
+    ):
+        command = option(command)
+    return command
+
+
+def conversion_options(command: F) -> F:
+    """The options that say what to do with the weights."""
+    for option in (
+        click.option(
+            "--seed", metavar="N", type=click.IntRange(0), default=0, help="For new rows."
+        ),
+        click.option("--keep-fp32", metavar="GLOB", multiple=True, help="Keys that stay float32."),
+        click.option(
+            "--on-overflow",
+            type=click.Choice(["error", "keep-fp32", "clamp"]),
+            default="error",
+            help="What happens to finite values that the new dtype cannot hold.",
+        ),
+        click.option("--keep", metavar="GLOB", multiple=True, help="Keep only these keys of FILE."),
+        click.option("--drop", metavar="GLOB", multiple=True, help="Leave these keys of FILE out."),
+        click.option(
+            "--rename",
+            metavar="OLD=NEW",
+            multiple=True,
+            help="Prefix (`neek.=neck.`), glob, pattern (`a.{i}.{*}=b.{i}.{*}`), or @FILE: JSON.",
+        ),
+        click.option("--from-dialect", metavar="NAME", help="Where the keys cannot tell."),
+        click.option("--to-dialect", metavar="NAME", help="As another implementation spells it."),
+        click.option("--add-prefix", metavar="P", help="Put P in front of every key."),
+        click.option("--strip-prefix", metavar="P", help="Take P off the keys that have it."),
+        click.option("--in-chans", metavar="N", type=click.IntRange(1), help="Input channels."),
+        click.option("--class-map", metavar="SPEC", help="first, coco90:voc20, or a file."),
+        click.option("--dtype", metavar="DTYPE", help="fp32, fp16, bf16 or fp64."),
+    ):
+        command = option(command)
+    return target_options(command)
