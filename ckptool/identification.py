@@ -103,15 +103,20 @@ def identify(
 def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
     """The built-in architectures that the weights fit or nearly fit, best first.
 
-    Other dialects than an architecture's own are looked at if none fits in that.
+    Other dialects than an architecture's own are looked at if none fits in that; if one does, that
+    dialect may be another's too.
     """
     seen = _seen(weights)
     found = _compared_all(seen, lambda architecture: (None,))
-    if not any(candidate.fits for candidate in found):
+    marked = _shared([candidate for candidate in found if candidate.fits])
+    if marked is None:
         marked = [d for d, _ in dialects.recognised(seen.specs, [v.prefix for v in seen.views])]
+    if marked:
         sizes = _sizes(seen.specs)
         found += _compared_all(seen, lambda architecture: _others(architecture, marked, sizes))
-    fitting = told_apart(weights, [candidate for candidate in found if candidate.fits])
+    order = {name: number for number, name in enumerate(frozen.index())}
+    fits = sorted((c for c in found if c.fits), key=lambda candidate: order[candidate.arch])
+    fitting = told_apart(weights, fits)
     least, most = (_NEARER, _FEW_NEAR) if fitting else (_NEAR, _MOST_NEAR)
     near = [c for c in found if not c.fits and _score(c) >= least]
     return (*fitting, *sorted(near, key=_score, reverse=True)[:most])
@@ -248,6 +253,13 @@ def _compared_all(
             if candidate is not None:
                 found.append(replace(candidate, arch=name))
     return found
+
+
+def _shared(fitting: Iterable[Candidate]) -> list[Dialect] | None:
+    """The own dialects of architectures that fit, which may be others' too; None if none fits."""
+    found = [frozen.find(candidate.arch) for candidate in fitting]
+    own = {known.name: known for a in found if a and (known := dialects.native(a))}
+    return list(own.values()) if found else None
 
 
 def _others(
