@@ -107,7 +107,9 @@ def identify(file: str, weights: str | None, as_json: bool) -> int:
 @target_options
 @click.option("--strict-dtype", is_flag=True, help="Count differences of dtype too.")
 @click.option("--live", is_flag=True, help="Instantiate the architecture; needs torch.")
-@click.option("--limit", metavar="N", default=20, help="Lines of differences; 0 shows all.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(0), help="Lines of differences; 0 shows all."
+)
 @common
 def diff(
     file: str,
@@ -116,7 +118,7 @@ def diff(
     num_classes: int | None,
     strict_dtype: bool,
     live: bool,
-    limit: int,
+    limit: int | None,
     weights: str | None,
     as_json: bool,
 ) -> int:

@@ -9,6 +9,8 @@ from typing import TypeVar
 _DIGITS = re.compile(r"(?<![^.])[0-9]+(?![^.])")
 
 _DEEPEST = 6
+# So many names of members are written out, as many as a BatchNorm has.
+_MOST_NAMES = 5
 
 Shared = TypeVar("Shared", bound=Hashable)
 
@@ -37,22 +39,38 @@ def group(
         by_name.setdefault((module, shared), []).append((name, len(numbers)))
     groups = []
     for (module, shared), names in by_name.items():
-        last = names[0][0] if len(names) == 1 else "{" + ",".join(n for n, _ in names) + "}"
+        last = _last([name for name, _ in names])
         pattern = f"{module}.{last}" if module else last
         groups.append((pattern, shared, sum(count for _, count in names)))
     return groups
 
 
 def group_within(keys: Sequence[tuple[str, Shared]], most: int) -> list[tuple[str, Shared, int]]:
-    """The groups, cut to the depth at which there are at most so many, as deep as can be."""
+    """The groups, cut to the depth at which there are at most so many, as deep as can be.
+
+    Where there are more at any depth, those of the outermost names.
+    """
     groups = group(keys)
     if len(groups) <= most:
         return groups
     for depth in range(_DEEPEST, 0, -1):
         shorter = group(keys, depth)
         if len(shorter) <= most:
-            return shorter
-    return groups
+            break
+    return shorter
+
+
+def _last(names: list[str]) -> str:
+    """The last segments of the keys in a group: written out, or what they start with."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) <= _MOST_NAMES:
+        return "{" + ",".join(names) + "}"
+    start = names[0]
+    for name in names:
+        while not name.startswith(start):
+            start = start[:-1]
+    return f"{start}*"
 
 
 def _cut(key: str, depth: int) -> str:

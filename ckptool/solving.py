@@ -7,7 +7,7 @@ so every difference is explained once, and by the fewest causes that the detecto
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ckptool.architectures import frozen
@@ -232,15 +232,21 @@ def _explained(state: _State, cause: Cause) -> _State:
         paid = frozenset(item for item in explained if item[0] == _FOUND and item[1] in renamed)
         edited = _with(edited, earlier, earlier_result, paid)
         explained -= paid
-    return replace(_with(edited, cause, result, explained), open=left, waiting=())
+    dropped = [state.origin.get(key, key) for key in result.dropped]
+    return replace(_with(edited, cause, result, explained, dropped), open=left, waiting=())
 
 
-def _with(state: _State, cause: Cause, result: Applied, explained: frozenset[Difference]) -> _State:
-    """The state with a cause that an edit removes."""
+def _with(
+    state: _State,
+    cause: Cause,
+    result: Applied,
+    explained: frozenset[Difference],
+    dropped: Collection[str] = (),
+) -> _State:
+    """The state with a cause that an edit removes; `dropped` are the file's keys that it drops."""
     fix = cause.fix
     if fix is None and cause.edit == "drop":
-        drops = [state.origin.get(key, key) for key in result.dropped]
-        found = globs(drops, state.file)
+        found = globs(dropped, state.file)
         if not cause.automatic or len(found) <= _MOST_DROPS:
             fix = " ".join(f"--drop {shlex.quote(glob)}" for glob in found)
     keys = state.keys(explained) or cause.keys

@@ -29,7 +29,7 @@ def another_architecture(target: Target, fitting: Sequence[Candidate]) -> Cause:
         f"the keys and shapes say {listed(names, _MOST_NAMED)}{classes}, you asked for "
         f"{quoted(target.name)}: another {'size or variant of the same' if family else ''}"
         f"{' family' if family else 'network altogether'}",
-        fix=f"--arch {names[0]}",
+        fix=f"--arch {names[0]}{_asking_for(names[0], count)}",
         exact=False,
         whole=True,
     )
@@ -78,15 +78,17 @@ def part_only(situation: Situation) -> list[Cause]:
         if "." not in path or len({key.rpartition(".")[0] for key in keys}) > 1
     }
     count = sum(map(len, parts.values()))
-    held = dict.fromkeys(k.partition(".")[0] for k in situation.found if k in situation.wanted)
     if not parts:
         return []
-    only = f": it holds only {listed(held)}" if 2 * count > len(situation.wanted) else ""
+    are = "is" if len(parts) == 1 else "are"
+    held = dict.fromkeys(k.partition(".")[0] for k in situation.found if k in situation.wanted)
+    summary = f"{listed(parts)} ({counted(count, 'tensor')}) of the architecture {are} not in "
+    whole = held and not any("." in path or path in held for path in parts)
+    summary += f"the file, which holds only its {listed(held)}" if whole else "the file"
     return [
         Cause(
             "part-only",
-            f"{listed(parts)} ({counted(count, 'tensor')}) of the architecture "
-            f"{'is' if len(parts) == 1 else 'are'} not in the file{only}",
+            summary,
             exact=False,
             keys=tuple(key for inside in parts.values() for key in inside),
         )
@@ -203,6 +205,12 @@ def _paths(key: str) -> Iterator[str]:
 
 def _sizes(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
+
+
+def _asking_for(name: str, num_classes: int | None) -> str:
+    """The option for another class count than the architecture's own."""
+    own = frozen.index()[name]["num_classes"]
+    return "" if num_classes in (None, own) else f" --num-classes {num_classes}"
 
 
 def _family(name: str) -> str | None:

@@ -36,13 +36,16 @@ def redundant_biases(situation: Situation) -> list[Cause]:
                 automatic=True,
             )
         )
-    lacking = _followed_by_norm(situation.missing, wanted)
+    lacking = {
+        key: means
+        for key, means in _followed_by_norm(situation.missing, wanted).items()
+        if f"{key[:-4]}weight" in found and all(mean in found for mean in means)
+    }
     if lacking:
         biases = counted(len(lacking), "bias", "biases")
         # Of the type of the norm behind them: a file in half precision stays one.
         zeros = {
-            key: [found.get(means[0], wanted[key]).dtype, list(wanted[key].shape)]
-            for key, means in lacking.items()
+            key: [found[means[0]].dtype, list(wanted[key].shape)] for key, means in lacking.items()
         }
         causes.append(
             Cause(

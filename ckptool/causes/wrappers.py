@@ -106,7 +106,10 @@ def prefix(situation: Situation) -> list[Cause]:
         Cause(
             "missing-prefix",
             f"the architecture's keys start with {quoted(add)}, the file's do not: the model is "
-            "wrapped, the file is not",
+            "wrapped, the file is not"
+            if all(key.startswith(add) for key in wanted)
+            else f"{added:,} of {counted(len(found), 'key')} are the architecture's without "
+            f"{quoted(add)} in front",
             "rename",
             {"add": add},
             automatic=True,

@@ -18,20 +18,23 @@ def archs_json(found: Sequence[Summary]) -> dict[str, Any]:
 
 
 def archs_text(found: Sequence[Summary]) -> str:
-    """What `archs` shows."""
-    rows = [["architecture", "family", "keys", "parameters", "classes", "image", "live needs"]]
+    """What `archs` shows, one table for each family."""
+    families: dict[tuple[str, tuple[str, ...]], list[Summary]] = {}
+    for item in found:
+        families.setdefault((item.family, item.needs), []).append(item)
+    return "\n\n".join(
+        "\n".join([_title(*family), *table(_rows(members))]) for family, members in families.items()
+    )
+
+
+def _title(family: str, needs: tuple[str, ...]) -> str:
+    return f"{family} (to instantiate: {', '.join(needs)})" if needs else family
+
+
+def _rows(found: Sequence[Summary]) -> list[list[str]]:
+    rows = [["architecture", "keys", "parameters", "classes", "image"]]
     for item in found:
         classes = "" if item.num_classes is None else str(item.num_classes)
         image = "×".join(map(str, item.image_size)) if item.image_size else ""
-        rows.append(
-            [
-                item.name,
-                item.family,
-                f"{item.keys:,}",
-                f"{item.parameters:,}",
-                classes,
-                image,
-                ", ".join(item.needs),
-            ]
-        )
-    return "\n".join(table(rows, "")) if found else "no architecture matches"
+        rows.append([item.name, f"{item.keys:,}", f"{item.parameters:,}", classes, image])
+    return rows if any(row[-1] for row in rows[1:]) else [row[:-1] for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from ckptool.compare import Entry
     from ckptool.diagnose import Diff
 
-LIMIT = 20
+# Lines for the differences: where a cause explains them all, and where somebody has to look.
+LIMIT_EXPLAINED, LIMIT = 10, 20
 WIDTH = 100
 
 # What no file stores and what changes the outputs silently when it is wrong.
@@ -82,11 +84,14 @@ def diff_json(found: Diff) -> dict[str, Any]:
     }
 
 
-def diff_text(found: Diff, limit: int = LIMIT, width: int = WIDTH) -> str:
+def diff_text(found: Diff, limit: int | None = None, width: int = WIDTH) -> str:
     """What `diff` shows: the differences, what explains them, and last what to type.
 
-    `limit` is the number of lines for the differences, 0 for one for each key and no end.
+    `limit` is the number of lines for the differences, 0 for one for each key and no end; without
+    it there are fewer where the causes say it all.
     """
+    if limit is None:
+        limit = LIMIT if found.unexplained else LIMIT_EXPLAINED
     classes = "" if found.num_classes is None else f" with {_classes(found.num_classes)}"
     weights = "" if found.weights == "." else f", weights {quoted(found.weights)}"
     lines = [
@@ -119,31 +124,38 @@ def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
     """A table of the differences, grouped for people."""
     alone = [(e.key, e.kind) for e in entries if e.kind in ("missing", "unexpected")]
     shaped = [(e.key, _sides(e)) for e in entries if e.kind == "shape"]
-    by_key = {(e.key, e.kind): e for e in entries}
     shapes = group(shaped) if limit else [(key, sides, 1) for key, sides in shaped]
-    room = max(limit - len(shapes), 2)
-    others = group_within(alone, room) if limit else [(key, kind, 1) for key, kind in alone]
-    rows = [["shape", _tally(pattern, n), *sides] for pattern, sides, n in shapes]
-    for pattern, kind, count in others:
-        few = count == 1 and len(others) <= _FEW
-        entry = by_key.get((pattern, kind)) if few else None
-        sides = (spec_text(entry.found), spec_text(entry.wanted)) if entry else ("", "")
-        rows.append([kind, _tally(pattern, count), *sides])
-    if not rows:
+    others = [(key, kind, 1) for key, kind in alone]
+    if limit:
+        others = group_within(alone, max(limit - len(shapes), limit // 2))
+    total = len(shapes) + len(others)
+    if not total:
         return []
-    shown = rows[: limit or None]
-    beside = max(len("  ".join(row[2:]).rstrip()) for row in shown) if shown else 0
-    for row in shown:
-        row[1] = shortened(printable(row[1], 500), max(width - beside - 18, 30))
+    if limit:
+        shapes = shapes[: max(limit - len(others), limit - limit // 2)]
+        others = others[: limit - len(shapes)]
+    few = len(others) <= _FEW and all(count == 1 for _, _, count in others)
+    by_key = {(e.key, e.kind): (spec_text(e.found), spec_text(e.wanted)) for e in entries if few}
+    rows = [("shape", pattern, n, sides) for pattern, sides, n in shapes]
+    rows += [
+        (kind, pattern, n, by_key.get((pattern, kind), ("", ""))) for pattern, kind, n in others
+    ]
+    beside = max(len("  ".join(sides).rstrip()) for *_, sides in rows)
+    room = max(width - beside - 18, 30)
+    shown = [[kind, _named(pattern, n, room), *sides] for kind, pattern, n, sides in rows]
     lines = ["", *table([["", "", "found", "wanted"], *shown] if beside else shown)]
-    rest = rows[len(shown) :]
-    if rest:
-        lines.append(f"  and {len(rest):,} more lines; --limit 0 shows every key")
+    if total > len(shown):
+        lines.append(f"  and {total - len(shown):,} more lines; --limit 0 shows every key")
     return lines
 
 
-def _tally(pattern: str, count: int) -> str:
-    return f"{pattern}  ({count:,})" if count > 1 else pattern
+def _named(pattern: str, count: int, room: int) -> str:
+    """A pattern and for how many keys it stands, on one line; the last names go first."""
+    tally = f"  ({count:,})" if count > 1 else ""
+    module, dot, last = pattern.rpartition(".")
+    if count > 1 and len(pattern) + len(tally) > room and "," in last:
+        pattern = f"{module}{dot}*"
+    return shortened(printable(pattern, 500), room - len(tally)) + tally
 
 
 def _sides(entry: Entry) -> tuple[str, str]:
@@ -162,15 +174,20 @@ def _causes(title: str, causes: Sequence[Cause], first: int, width: int) -> list
     lines = ["", title] if causes else []
     for number, cause in enumerate(causes, first):
         lines += wrapped(cause.summary, width, f"  {number}. ", "     ")
-        if cause.fix:
+        if cause.fix and not _is_target(cause):
             lines.append(f"       {cause.fix}")
     return lines
+
+
+def _is_target(cause: Cause) -> bool:
+    """Whether a cause goes away as soon as the target is named, which the last line does."""
+    return cause.automatic and (cause.fix or "").startswith(("--arch ", "--like "))
 
 
 def _patterns(keys: Iterable[str], most: int, width: int) -> list[str]:
     """Keys as patterns, each on its line, and how many lines more there would be."""
     groups = group_within([(key, None) for key in keys], most)
-    names = [shortened(printable(_tally(p, n), 500), width - 4) for p, _, n in groups[:most]]
+    names = [_named(pattern, count, width - 4) for pattern, _, count in groups[:most]]
     rest = len(groups) - len(names)
     return [*names, f"and {rest:,} more"] if rest else names
 
@@ -203,7 +220,9 @@ def _classes(count: int) -> str:
 def _card(card: Mapping[str, object]) -> str:
     """The facts of a card that decide what a network computes from an image."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {fact(card[name])}" for name in _TELLING if name in card
+        f"{name.replace('_', ' ')} {fact(card[name])}"
+        for name in _TELLING
+        if card.get(name) is not None
     )
 
 
@@ -217,6 +236,10 @@ def _verdict(found: Diff) -> list[str]:
         return [f"{what}; this makes a file that {does}:", f"  {found.fix}"]
     if loads:
         return ["it loads, but not every dtype is as wanted"]
+    other = next((c.fix for c in found.causes if c.whole and c.fix), None)
+    if other:
+        command = shlex.join(["ckptool", "diff", found.file])
+        return ["it does not load; this compares it with what it is of:", f"  {command} {other}"]
     stuck = [
         str(number)
         for number, cause in enumerate((c for c in found.causes if not c.harmless), 1)

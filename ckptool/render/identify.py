@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ckptool.architectures import frozen
 from ckptool.errors import printable
 from ckptool.render.words import format_name, table
 
@@ -35,12 +37,21 @@ def identified_text(found: Identified) -> str:
     if count > 1:
         lines += [
             "",
-            f"{count} fit alike: keys and shapes do not tell them apart; "
-            f"`ckptool diff FILE --arch {found.fitting[0].arch}` says what does",
+            f"{count} fit alike: keys and shapes do not tell them apart; this says what does:",
+            _diff(found, found.fitting[0]),
         ]
     elif not count:
-        lines += ["", "none fits; `ckptool diff FILE --arch NAME` says why"]
+        lines += ["", "none fits; this says why:", _diff(found, found.candidates[0])]
     return "\n".join(lines)
+
+
+def _diff(found: Identified, candidate: Candidate) -> str:
+    """The command that compares the file with a candidate."""
+    words = ["ckptool", "diff", found.file, "--arch", candidate.arch]
+    entry = frozen.index()[candidate.arch]
+    if candidate.num_classes not in (None, entry["num_classes"]):
+        words += ["--num-classes", str(candidate.num_classes)]
+    return f"  {shlex.join(words)}"
 
 
 def _row(item: Candidate) -> list[str]:

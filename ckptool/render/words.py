@@ -68,8 +68,12 @@ def spec_text(spec: TensorSpec | None) -> str:
 def fact(value: object) -> str:
     """A fact of a card for people: `512×512`."""
     if isinstance(value, (list, tuple)):
-        return "×".join(map(str, value)) if all(type(v) is int for v in value) else str(list(value))
-    return str(value)
+        if all(type(item) is int for item in value):
+            return "×".join(map(str, value))
+        if all(isinstance(item, str) for item in value):
+            return "/".join(value)
+        return f"[{', '.join(map(fact, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plain(value: Any) -> Any:
