@@ -199,8 +199,9 @@ def _compiled(text: str, tables: Mapping[str, Iterable[str]]) -> re.Pattern[str]
 
 def _any_of(values: Iterable[str]) -> str:
     """A pattern for the values and others that differ in their numbers: a hundred alternatives
-    take longer to compile than all keys to match."""
-    return "|".join(dict.fromkeys(_DIGITS.sub("[0-9]+", re.escape(value)) for value in values))
+    take longer to compile than all keys to match. The longest is first: `cv1.conv` before `cv1`."""
+    patterns = dict.fromkeys(_DIGITS.sub("[0-9]+", re.escape(value)) for value in values)
+    return "|".join(sorted(patterns, key=len, reverse=True))
 
 
 def _alternatives(word: str) -> list[str]:
