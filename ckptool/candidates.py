@@ -72,12 +72,15 @@ class _Walk:
     def run(self, root: Value) -> None:
         """Visit every value once, each before what it holds."""
         self._open.append(("", iter((("", root),))))
-        while self._open:
-            key, value = next(self._open[-1][1], (None, None))
-            if key is None:
-                self._open.pop()
-            elif is_tree(value) and value.identity not in self._seen:
-                self._visit(key, value)
+        try:
+            while self._open:
+                key, value = next(self._open[-1][1], (None, None))
+                if key is None:
+                    self._open.pop()
+                elif is_tree(value) and value.identity not in self._seen:
+                    self._visit(key, value)
+        finally:
+            self._open.clear()  # it refers to this walk: a cycle would keep the file open
 
     def _visit(self, key: str, tree: Tree) -> None:
         # A mapping of nothing but weights may go by several names.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import nn
 
 from ckptool.checkpoint import LeftAside
 from ckptool.containers import choose, find, left_aside
-from ckptool.errors import WeightsError
+from ckptool.errors import CkptError, WeightsError
 from ckptool.reading import open_file, read
 
 
@@ -354,3 +356,20 @@ def test_long_and_hostile_names_stay_on_one_line(tmp_path: Path) -> None:
 
 def test_no_value_no_sets() -> None:
     assert find(None) == ()
+
+
+def test_a_refused_file_is_closed_at_once(tmp_path: Path) -> None:
+    """A walk that ends in an error leaves no cycle behind that would keep its file open."""
+    path = tmp_path / "deep.pkl"
+    path.write_bytes(b"\x80\x02N" + b"\x85" * 1_200 + b".")
+    lowest = os.dup(0)
+    os.close(lowest)
+    gc.disable()
+    try:
+        with pytest.raises(CkptError, match="nested deeper than 1,000 levels"):
+            open_file(path)
+        free = os.dup(0)
+    finally:
+        gc.enable()
+    os.close(free)
+    assert free == lowest
