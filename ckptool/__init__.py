@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ckptool.inspection import inspect
     from ckptool.loading import load_into
     from ckptool.plans import Plan
+    from ckptool.preflight import Finding, Report, check, check_dataset
     from ckptool.reading import read
     from ckptool.tensors import LazyTensor, TensorSpec
     from ckptool.verification import verify
@@ -41,6 +42,7 @@ _HOMES = {
     "Checkpoint": "checkpoint",
     "CkptError": "errors",
     "Diff": "diagnose",
+    "Finding": "preflight",
     "FormatError": "errors",
     "LazyTensor": "tensors",
     "LossError": "errors",
@@ -48,12 +50,15 @@ _HOMES = {
     "OutputError": "errors",
     "Plan": "plans",
     "PlanError": "errors",
+    "Report": "preflight",
     "Result": "writing",
     "TensorSpec": "tensors",
     "UnsupportedError": "errors",
     "VerificationError": "errors",
     "WeightsError": "errors",
     "archs": "architectures",
+    "check": "preflight",
+    "check_dataset": "preflight",
     "convert": "conversion",
     "diff": "diagnose",
     "identify": "identification",
@@ -70,6 +75,7 @@ __all__ = [
     "Checkpoint",
     "CkptError",
     "Diff",
+    "Finding",
     "FormatError",
     "LazyTensor",
     "LossError",
@@ -77,12 +83,15 @@ __all__ = [
     "OutputError",
     "Plan",
     "PlanError",
+    "Report",
     "Result",
     "TensorSpec",
     "UnsupportedError",
     "VerificationError",
     "WeightsError",
     "archs",
+    "check",
+    "check_dataset",
     "convert",
     "diff",
     "identify",

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckptool.preflight.dataset import check_dataset
 from ckptool.preflight.devices import check_devices, check_dtypes
 from ckptool.preflight.findings import Finding, Report, by_weight
 from ckptool.preflight.heads import check_heads
 from ckptool.preflight.images import check_images
 from ckptool.preflight.outputs import check_outputs
 from ckptool.preflight.subject import subject_of
+from ckptool.preflight.summary import Summary
 from ckptool.preflight.targets import check_targets
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Finding", "Report", "check"]
+__all__ = ["Finding", "Report", "Summary", "check", "check_dataset"]
 
 
 def check(

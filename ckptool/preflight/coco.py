@@ -13,6 +13,7 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ckptool.errors import FormatError, quoted
@@ -35,8 +36,8 @@ class Coco:
     Ids are numbered in the order in which they are first seen, wherever that is: `image_ids` and
     `category_ids` give the number of an id, and the columns hold numbers. `sides` are width and
     height (NaN where there is none), `boxes` four values each. `boxless` are the annotations that
-    have no box. `broken` are the entries that lack what the format demands, by list and
-    key: they are in no column.
+    have no box, `crowds` those of a whole crowd. `broken` are the entries that lack what the format
+    demands, by list and key: they are in no column.
     """
 
     path: str
@@ -52,9 +53,22 @@ class Coco:
     of_category: array[int] = field(default_factory=lambda: array("q"))
     boxes: array[float] = field(default_factory=lambda: array("d"))
     boxless: list[int] = field(default_factory=list)
-    crowds: int = 0
+    crowds: list[int] = field(default_factory=list)
     broken: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
+
+    def image_id(self, number: int) -> Id:
+        """The id of an image's number."""
+        return _key(self.image_ids, number)
+
+    def category_id(self, number: int) -> Id:
+        """The id of a category's number."""
+        return _key(self.category_ids, number)
+
+    def annotation_id(self, at: int) -> Id:
+        """The id of an annotation's row."""
+        number = self.ids[at]
+        return number if number < _LARGEST_ID else _key(self.texts, number - _LARGEST_ID)
 
 
 def read_coco(path: str, progress: Progress | None = None) -> Coco:
@@ -87,6 +101,12 @@ def read_coco(path: str, progress: Progress | None = None) -> Coco:
             hint="instances_train2017.json is one; results and image lists are not",
             code="coco.lists",
         )
+    return found
+
+
+def _key(numbers: Mapping[Any, int], number: int) -> Id:
+    """The key that was numbered so: keys are numbered in the order in which they stand."""
+    found: Id = next(islice(numbers, number, None))
     return found
 
 
@@ -127,11 +147,12 @@ def _annotation(found: Coco, at: int, entry: Any) -> None:
     if type(box) is not list or len(box) != 4 or not all(type(v) in _NUMBERS for v in box):
         found.boxless.append(len(found.ids))
         box = _NO_BOX
+    if entry.get("iscrowd") == 1:
+        found.crowds.append(len(found.ids))
     found.ids.append(number)
     found.of_image.append(image)
     found.of_category.append(category)
     found.boxes.extend(map(_value, box))
-    found.crowds += entry.get("iscrowd") == 1
 
 
 def _number(entry: Any, key: str, numbers: dict[Id, int]) -> int | None:

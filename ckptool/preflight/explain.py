@@ -107,7 +107,6 @@ def explained(
             "forward-raises",
             f"the forward pass raises {said}; {quoted(known)} explains it",
             where="model",
-            fix=f"see {quoted(known)}",
         )
     why = f": {meaning}" if meaning else ", which no check explains"
     return error("forward-raises", f"the forward pass raises {said}{why}", where="model")

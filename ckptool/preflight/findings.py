@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ckptool.errors import printable
+from ckptool.preflight.summary import Summary
 
 ERROR, WARNING, NOTE = SEVERITIES = ("error", "warning", "note")
 
@@ -37,12 +38,13 @@ class Report:
     """The findings of a check, errors first.
 
     `arch` and `num_classes` (counted as the architecture counts) are what was checked against, None
-    where that is not known.
+    where that is not known; `summary` is what a data set holds, None for a batch.
     """
 
     arch: str | None
     num_classes: int | None
     findings: tuple[Finding, ...]
+    summary: Summary | None = None
 
     @property
     def errors(self) -> int:
@@ -59,7 +61,7 @@ class Report:
         return sum(finding.severity == severity for finding in self.findings)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.findings)) or "nothing found"
+        return "\n".join(map(str, self.findings)) or "no findings"
 
 
 def error(

@@ -12,9 +12,8 @@ from typing import Any
 
 from ckptool import architectures
 from ckptool.architectures.spec import Architecture, RowLayout
-from ckptool.identification import prefixes, recognised, without_segments
+from ckptool.identification import DERIVED, is_named, prefixes, recognised, without_segments
 from ckptool.tensors import TensorSpec
-from ckptool.verification import module_specs
 
 Module = Any
 
@@ -73,9 +72,7 @@ def subject_of(model: Module, arch: str | None = None) -> Subject:
     """
     path, core, dotted = _known(model)
     kind = dotted.rpartition(".")[2]
-    specs: Mapping[str, TensorSpec] = {
-        without_segments(key): spec for key, spec in module_specs(model).items()
-    }
+    specs = _specs(model)
     architecture = architectures.find(arch) if arch else None
     if not dotted and architecture is None:
         fitting = recognised(specs)
@@ -110,6 +107,19 @@ def _known(model: Module) -> tuple[str, Module, str]:
             if dotted in KINDS:
                 return path, part, dotted
     return "", model, ""
+
+
+def _specs(model: Module) -> Mapping[str, TensorSpec]:
+    """The tensors of a model by shape, on the meta device too; without what is computed."""
+    import torch
+
+    return {
+        without_segments(key): TensorSpec(str(value.dtype).removeprefix("torch."), (*value.shape,))
+        for key, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, torch.Tensor)
+        and not torch.nn.parameter.is_lazy(value)
+        and not is_named(key, DERIVED)
+    }
 
 
 def _family(architecture: Architecture | None) -> str:
