@@ -277,6 +277,47 @@ def verify(
 
 
 @cli.command()
+@click.argument("file", type=click.Path(), required=False)
+@click.option("--arch", metavar="ARCH", required=True, help="An architecture.")
+@click.option("--num-classes", metavar="N", type=click.IntRange(1), help="Class count.")
+@click.option("--coco", metavar="ANNOTATIONS.json", required=True, help="COCO annotations.")
+@click.option("--images", metavar="DIR", help="Decode every image; needs Pillow.")
+@common
+def check(
+    file: str | None,
+    arch: str,
+    num_classes: int | None,
+    coco: str,
+    images: str | None,
+    weights: str | None,
+    as_json: bool,
+) -> int:
+    """What would break training on a data set, and which row of a head learns which class.
+
+    Example: ckptool check weights.pth --arch tf_efficientdet_d0 --coco train.json --images train
+    """
+    from ckptool.preflight.dataset import check_dataset as call
+    from ckptool.render.check import report_json, report_text
+    from ckptool.render.words import terminal_width
+
+    with _progress() as progress:
+        found = call(
+            coco,
+            arch=arch,
+            num_classes=num_classes,
+            images=images,
+            checkpoint=file,
+            weights=weights,
+            progress=progress,
+        )
+    if as_json:
+        _json(report_json(found))
+    else:
+        click.echo(report_text(found, terminal_width()))
+    return DIFFERS if found.errors else FITS
+
+
+@cli.command()
 @click.argument("pattern", required=False)
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def archs(pattern: str | None, as_json: bool) -> int:
