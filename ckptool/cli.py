@@ -208,7 +208,7 @@ def convert(
     Example: ckptool convert weights.pth --dtype fp32 --num-classes 20
     """
     from ckptool.conversion import applied, default_output, prepare
-    from ckptool.formats import writer_for
+    from ckptool.destinations import check_suffix
     from ckptool.formats.sharded_writer import parse_size
     from ckptool.planning import Options
     from ckptool.plans import read_plan
@@ -217,7 +217,7 @@ def convert(
 
     arch, like = options.pop("arch"), options.pop("like")
     if output:
-        writer_for(output)
+        check_suffix(output)
     prepared = prepare(
         file,
         arch=arch,

@@ -14,6 +14,7 @@ from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.dtypes import SHORT
 from ckptool.errors import PlanError, listed, quoted
+from ckptool.formats import dcp
 from ckptool.formats.sharded_writer import parse_size
 from ckptool.identification import Candidate, candidates
 from ckptool.planning import (
@@ -256,9 +257,17 @@ def applied(prepared: Prepared) -> tuple[Applied, ...]:
 def default_output(prepared: Prepared) -> str:
     """The path beside the input whose name says what was done: `weights.fp32.c20.safetensors`."""
     plan = prepared.plan
-    stem = os.path.splitext(prepared.checkpoint.path)[0].removesuffix(".index")
+    stem = _stem(prepared.checkpoint.path)
     words = [SHORT[plan.dtype]] if plan.dtype in SHORT else []
     if any(step.edit == "heads" for step in plan.steps):
         words.append(f"c{plan.num_classes}")
     words += [step.options["to"] for step in plan.steps if step.edit == "dialect"][-1:]
     return ".".join([stem, *(words or ["converted"]), "safetensors"])
+
+
+def _stem(path: str) -> str:
+    """The path without its suffix, or the folder's where the checkpoint is a folder."""
+    folder, name = os.path.split(path)
+    if name == dcp.INDEX:
+        return os.path.abspath(folder).removesuffix(".dcp")
+    return os.path.join(folder, os.path.splitext(name.removesuffix(".index.json"))[0])

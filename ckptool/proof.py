@@ -16,7 +16,7 @@ from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
 from ckptool.files import names_in
-from ckptool.formats import safetensors, torch_zip
+from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
 from ckptool.tensors import LazyTensor, TensorSpec, rechunk
@@ -173,6 +173,6 @@ def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
 
 def _files(path: str) -> Iterable[str]:
     """The file, or those of a folder that are shards."""
-    if not os.path.isdir(path):
+    if not os.path.isdir(path) or dcp.INDEX in names_in(path):
         return (path,)
     return (os.path.join(path, name) for name in names_in(path) if not name.endswith(".json"))

@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile, Readable
-from ckptool.tensors import View
+from ckptool.formats import darknet
+from ckptool.formats.darknet_writer import header
+from ckptool.formats.dcp import Tiled
+from ckptool.tensors import Source, View
 from ckptool.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,11 +60,16 @@ def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
     """The files that the chosen weights are read from, the named one first."""
     files: dict[str, Readable] = {}
     for tensor in checkpoint.weights.tensors.values():
-        if isinstance(tensor.source, View):
-            file = tensor.source.record.file
+        for file in _files_of(tensor.source):
             files.setdefault(file.path, file)
     own = files.pop(checkpoint.path, None) or ByteFile(checkpoint.path)
     return (own, *(file for file in files.values() if isinstance(file, ByteFile)))
+
+
+def _files_of(source: Source) -> tuple[Readable, ...]:
+    if isinstance(source, View):
+        return (source.record.file,)
+    return source.files if isinstance(source, Tiled) else ()
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from ckptool.containers import choose, find
 from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile, names_in
 from ckptool.formats import read_contents
-from ckptool.formats.foreign import explain_folder
+from ckptool.formats.folders import checkpoint_in
+from ckptool.places import is_folder, open_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,14 @@ def read(path: str | os.PathLike[str], *, weights: str | None = None) -> Checkpo
     return Checkpoint(opened.path, opened.nbytes, chosen, opened.sets, opened.contents)
 
 
-def open_file(path: str | os.PathLike[str]) -> Opened:
-    """The contents of a file, or of a folder with an index of shards, and its weight sets.
+def open_file(path: str | os.PathLike[str], *, darknet: bool = False) -> Opened:
+    """The contents of a file, or of the one in a folder, and its weight sets.
 
     Raises: CkptError.
     """
-    name = _index_in(os.fspath(path))
-    file = ByteFile(name)
+    name = os.fspath(path)
+    name = checkpoint_in(name) if is_folder(name) else name
+    file = open_bytes(name)
     try:
         contents = read_contents(file)
         sets = find(contents.root, file.size)
@@ -52,14 +54,3 @@ def open_file(path: str | os.PathLike[str]) -> Opened:
     except CkptError as error:
         raise error.located(quoted(name)) from None
     return Opened(name, file.size + contents.shards_nbytes, contents, sets)
-
-
-def _index_in(path: str) -> str:
-    """The path, or the one index of shards in it if it is a folder."""
-    if not os.path.isdir(path):
-        return path
-    names = names_in(path)
-    found = [name for name in names if name.endswith(".index.json")]
-    if len(found) != 1:
-        raise explain_folder(path, names)
-    return os.path.join(path, found[0])

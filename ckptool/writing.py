@@ -10,12 +10,10 @@ from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
 from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, listed, quoted
+from ckptool.destinations import check_suffix, put
 from ckptool.files import Readable
-from ckptool.formats import writer_for
-from ckptool.formats.atomic import Output, replace_file, write_set
 from ckptool.formats.payload import Payload
-from ckptool.formats.sharded_writer import index_path, shard_paths, split, write_index
-from ckptool.formats.target import refuse_existing, refuse_target
+from ckptool.formats.target import refuse_target
 from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
 from ckptool.proof import Proof, prove
@@ -73,7 +71,7 @@ def carry_out(
     Raises: CkptError; nothing is left behind then, and an existing file is as it was.
     """
     checkpoint, plan = prepared.checkpoint, prepared.plan
-    writer_for(output)
+    check_suffix(output)
     files = source_files(checkpoint)
     _refuse_input(files, output)
     refuse_target(output, force=force)
@@ -95,7 +93,7 @@ def carry_out(
             return proof
 
         try:
-            written, proof = _write(output, payload, max_shard_size, check, force)
+            written = put(output, payload, check, max_shard_size=max_shard_size, force=force)
         except FormatError as error:
             raise error.located(quoted(checkpoint.path)) from None
         except VerificationError as error:
@@ -106,48 +104,22 @@ def carry_out(
         notes.append(f"a torch file has no place for the source's metadata: {listed(metadata)}")
     return Result(
         checkpoint.path,
-        written[-1],
+        written.path,
         plan,
         dropped_keys(applied),
         tuple(notes),
         True,
-        sum(map(os.path.getsize, written)),
+        written.nbytes,
         hashes[files[0].path],
-        proof.measured,
+        written.proof.measured,
         prepared.also_fits,
-        _fits(prepared.target, proof),
+        _fits(prepared.target, written.proof),
     )
 
 
 def dropped_keys(applied: tuple[Applied, ...]) -> tuple[str, ...]:
     """The keys that the edits removed."""
     return tuple(key for result in applied for key in result.dropped)
-
-
-def _write(
-    output: str,
-    payload: Payload,
-    max_shard_size: int | None,
-    check: Callable[[str], Proof],
-    force: bool,
-) -> tuple[list[str], Proof]:
-    """The paths that were written, the index last if there are several, and their proof."""
-    write = writer_for(output)
-    shards = [payload] if max_shard_size is None else split(payload, max_shard_size)
-    if len(shards) == 1:
-        return [output], replace_file(output, lambda file: write(file, payload), check, force=force)
-    refuse_existing([output])  # it would be read in place of the shards
-    paths = shard_paths(output, len(shards))
-    by_path = dict(zip(paths, shards, strict=True))
-
-    def fill(path: str, file: Output) -> None:
-        if path in by_path:
-            write(file, by_path[path])
-        else:
-            write_index(file, paths, shards, payload)
-
-    written = [*paths, index_path(output)]
-    return written, write_set(written, fill, check)
 
 
 def _refuse_input(sources: tuple[Readable, ...], output: str) -> None:

@@ -17,8 +17,8 @@ MOST_LINES = 400
 
 # Lowest first; a name may be a module or a folder.
 LAYERS = (
-    "errors dtypes version grouping",
-    "rules files records tensors labels",
+    "errors dtypes version grouping threads",
+    "rules files places records tensors labels",
     "checkpoint salvage averages candidates containers statistics",
     "formats",
     "reading",
@@ -30,6 +30,7 @@ LAYERS = (
     "planning",
     "diagnose provenance",
     "verification proof",
+    "destinations",
     "writing conversion loading inspection preflight",
     "render",
     "options",

@@ -16,6 +16,7 @@ from ckptool.errors import OutputError, quoted
 from ckptool.files import Readable
 from ckptool.formats import (
     darknet,
+    dcp,
     foreign,
     npz,
     pickled,
@@ -50,6 +51,7 @@ FORMATS: tuple[Format, ...] = (
     torch_legacy,
     safetensors,
     torch_tar,
+    dcp,
     pickled,
 )
 _HEAD = 4096

@@ -143,6 +143,33 @@ def write_set(
                 _withdraw(temporary)
                 raise
     return result
+def write_folder(path: str, fill: Callable[[str], None], check: Callable[[str], T]) -> T:
+    """Fill a new folder, given a temporary one, and give it its name once `check` returns.
+
+    Raises: OutputError if the target exists, or if the system refuses.
+    """
+    refuse_existing([path])
+    folder = os.path.dirname(path) or "."
+    with _system_errors(path):
+        _remove_stale(folder)
+        with _temporary_folder(folder) as temporary:
+            inside = os.path.join(temporary, os.path.basename(path))
+            os.mkdir(inside)
+            try:
+                fill(inside)
+                for name in os.listdir(inside):
+                    _sync(os.path.join(inside, name), os.O_RDONLY | os.O_CLOEXEC)
+                _sync_folder(inside)
+                result = check(inside)
+                refuse_existing([path])
+                os.rename(inside, path)
+            except BaseException:
+                _remove_folder(inside)
+                raise
+        _sync_folder(folder)
+    return result
+
+
 
 
 def replace_text(path: str, text: str, *, force: bool = True) -> None:
@@ -266,21 +293,29 @@ def _withdraw(temporary: str) -> None:
 
 
 def _remove_folder(path: str) -> None:
-    """Remove a temporary folder; there are only files in it."""
+    """Remove a temporary folder and what is in it."""
     with suppress(OSError):
         for name in os.listdir(path):
-            os.unlink(os.path.join(path, name))
+            inside = os.path.join(path, name)
+            if os.path.isdir(inside) and not os.path.islink(inside):
+                _remove_folder(inside)
+            else:
+                os.unlink(inside)
         os.rmdir(path)
 
 
 def _sync_folder(folder: str) -> None:
     """Flush the names in a folder to the disk, where its file system and its mode allow it."""
     try:
-        descriptor = os.open(folder, _FOLDER)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder, _FOLDER)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES):
             raise
+
+
+def _sync(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

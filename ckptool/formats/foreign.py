@@ -5,7 +5,6 @@ Source: the magic numbers of each format; the git-lfs pointer specification v1.
 
 from __future__ import annotations
 
-import os
 import re
 from struct import Struct
 
@@ -14,7 +13,6 @@ from ckptool.errors import (
     FormatError,
     NotACheckpointError,
     UnsupportedError,
-    WeightsError,
     listed,
     quoted,
 )
@@ -123,41 +121,6 @@ def not_torch(names: list[str]) -> CkptError:
         hint="a checkpoint written by torch.save has data.pkl; was it packed together with "
         "other files? Then unpack it first",
         code="not-a-checkpoint.zip",
-    )
-
-
-def explain_folder(path: str, names: list[str]) -> CkptError:
-    """The error that says what a folder is, from the names in it."""
-    shown = quoted(path)
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        return UnsupportedError(
-            f"{shown}: a torch.distributed.checkpoint folder, one file per rank",
-            hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER out.pth",
-            code="unsupported.dcp",
-        )
-    if any(name.startswith(("zero_pp_rank_", "mp_rank_", "global_step")) for name in names):
-        return UnsupportedError(
-            f"{shown}: a DeepSpeed folder, its weights split over ranks",
-            hint="python zero_to_fp32.py FOLDER out.pth  (DeepSpeed puts the script in the folder)",
-            code="unsupported.deepspeed",
-        )
-    if "saved_model.pb" in names or any(name.endswith(".index") for name in names):
-        return UnsupportedError(
-            f"{shown}: a TensorFlow checkpoint, which is not read",
-            hint="export its variables to .npz with TensorFlow",
-            code="unsupported.tensorflow",
-        )
-    indexes = [name for name in names if name.endswith(".index.json")]
-    if indexes:
-        return WeightsError(
-            f"{shown}: a folder with several indexes of shards: {listed(indexes)}",
-            hint=f"name one of them: {os.path.join(path, indexes[0])}",
-            code="weights.index",
-        )
-    return NotACheckpointError(
-        f"{shown}: a folder without an index of shards",
-        hint="name the checkpoint file inside it",
-        code="not-a-checkpoint.folder",
     )
 
 

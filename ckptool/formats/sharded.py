@@ -10,9 +10,10 @@ from typing import Any
 
 from ckptool.checkpoint import Contents, Finding, GlobalName, Value, is_tree
 from ckptool.errors import CkptError, FormatError, listed, quoted
-from ckptool.files import ByteFile, Readable, sibling
+from ckptool.files import Readable
 from ckptool.formats.flat import FlatTree
 from ckptool.formats.safetensors import parse_json
+from ckptool.places import open_bytes, sibling
 from ckptool.tensors import LazyTensor, View
 
 NAME = "sharded"
@@ -70,7 +71,7 @@ def _shard(
 ) -> tuple[Contents, dict[str, Value], int]:
     """A shard's contents, its tensors by key, its size in bytes."""
     try:
-        file = ByteFile(sibling(path, name))
+        file = open_bytes(sibling(path, name))
         contents = read_shard(file)
     except CkptError as error:
         raise error.located(f"shard {quoted(name)}") from None

@@ -234,71 +234,6 @@ def test_a_zip_that_is_cut_short(cut: int, tmp_path: Path) -> None:
     assert error.message.startswith(f"`{path}`: the zip archive is cut short: it has no end record")
 
 
-FOLDERS = {
-    "torch.distributed.checkpoint": (
-        [".metadata", "__0_0.distcp", "__1_0.distcp"],
-        "a torch.distributed.checkpoint folder, one file per rank",
-        "python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER out.pth",
-        "unsupported.dcp",
-    ),
-    "DeepSpeed": (
-        ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"],
-        "a DeepSpeed folder, its weights split over ranks",
-        "python zero_to_fp32.py FOLDER out.pth  (DeepSpeed puts the script in the folder)",
-        "unsupported.deepspeed",
-    ),
-    "DeepSpeed, from above": (
-        ["global_step100", "latest", "zero_to_fp32.py"],
-        "a DeepSpeed folder, its weights split over ranks",
-        "python zero_to_fp32.py FOLDER out.pth  (DeepSpeed puts the script in the folder)",
-        "unsupported.deepspeed",
-    ),
-    "TensorFlow checkpoint": (
-        ["checkpoint", "model.ckpt-100.index", "model.ckpt-100.data-00000-of-00001"],
-        "a TensorFlow checkpoint, which is not read",
-        "export its variables to .npz with TensorFlow",
-        "unsupported.tensorflow",
-    ),
-    "TensorFlow saved model": (
-        ["saved_model.pb", "variables"],
-        "a TensorFlow checkpoint, which is not read",
-        "export its variables to .npz with TensorFlow",
-        "unsupported.tensorflow",
-    ),
-    "a folder of checkpoints": (
-        ["best.pth", "last.pth"],
-        "a folder without an index of shards",
-        "name the checkpoint file inside it",
-        "not-a-checkpoint.folder",
-    ),
-    "an empty folder": (
-        [],
-        "a folder without an index of shards",
-        "name the checkpoint file inside it",
-        "not-a-checkpoint.folder",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_folders(name: str, tmp_path: Path) -> None:
-    files, message, hint, code = FOLDERS[name]
-    for file in files:
-        (tmp_path / file).touch()
-    assert_says(refusal(tmp_path), tmp_path, message, hint, code)
-
-
-def test_torch_itself_writes_a_distributed_folder_that_is_recognised(tmp_path: Path) -> None:
-    import warnings
-
-    from torch.distributed import checkpoint
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        checkpoint.save({"w": torch.ones(3)}, checkpoint_id=tmp_path, no_dist=True)
-    assert refusal(tmp_path).code == "unsupported.dcp"
-
-
 def test_onnx_as_torch_writes_it(tmp_path: Path) -> None:
     """The start of a real file: ir_version, then the producer."""
     path = tmp_path / "x.onnx"
@@ -311,7 +246,6 @@ def test_onnx_as_torch_writes_it(tmp_path: Path) -> None:
 def test_no_sentence_advises_to_run_the_file(tmp_path: Path) -> None:
     """torch.load answers most of these with advice to load unsafely."""
     said = [text for _, message, hint, _ in BYTES.values() for text in (message, hint or "")]
-    said += [text for _, message, hint, _ in FOLDERS.values() for text in (message, hint)]
     for text in (*said, PACKED, READS, json.dumps(sorted(BYTES))):
         assert "weights_only" not in text
         assert "unsafe" not in text.lower()
