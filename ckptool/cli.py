@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from ckptool.errors import CkptError
-from ckptool.options import common, conversion_options, target_options
+from ckptool.options import common, conversion_options, target_options, value_options
 from ckptool.version import VERSION
 
 FITS, DIFFERS, REFUSED = 0, 1, 2
@@ -110,6 +110,7 @@ def identify(file: str, weights: str | None, as_json: bool) -> int:
 @click.option(
     "--limit", metavar="N", type=click.IntRange(0), help="Lines of differences; 0 shows all."
 )
+@value_options
 @common
 def diff(
     file: str,
@@ -121,10 +122,13 @@ def diff(
     limit: int | None,
     weights: str | None,
     as_json: bool,
+    **compared: Any,
 ) -> int:
     """What differs between a file and an architecture, why, and what to type.
 
     Example: ckptool diff weights.pth --arch tf_efficientdet_d7
+
+    Example: ckptool diff tuned.pth --like weights.pth --values
     """
     from ckptool.diagnose import diff as call
     from ckptool.render.diff import diff_json, diff_text
@@ -139,12 +143,13 @@ def diff(
         weights=weights,
         live=live,
         strict_dtype=strict_dtype,
+        **compared,
     )
     if as_json:
         _json(diff_json(found))
     else:
         click.echo(diff_text(found, limit, terminal_width()))
-    return FITS if found.fits_strict else DIFFERS
+    return FITS if found.agrees else DIFFERS
 
 
 @cli.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckptool.architectures import find, lookalikes, version_notes
 from ckptool.architectures.spec import Architecture
@@ -15,8 +15,11 @@ from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import Entry
 from ckptool.errors import ArchitectureError, listed
 from ckptool.identification import agrees, anchor_side
+from ckptool.plugins import EXACT
 from ckptool.reading import read
 from ckptool.solving import Solved, solve
+from ckptool.tensors import TensorSpec
+from ckptool.values import Values, compare_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class Diff:
     no cause accounts for. `also_fits` are architectures that cannot be told apart by keys and
     shapes, `distinguished` what each of them has instead (own fact, other fact), `not_in_file` what
     no file stores. `fix` is the one command that makes the file load, None if there is none.
+    `found` and `wanted` are all specs of both sides; `values` how far apart the values are, None
+    unless that was asked for.
     """
 
     file: str
@@ -44,6 +49,14 @@ class Diff:
     not_in_file: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fix: str | None = None
+    found: Mapping[str, TensorSpec] = field(default_factory=dict, repr=False)
+    wanted: Mapping[str, TensorSpec] = field(default_factory=dict, repr=False)
+    values: Values | None = None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the file fits, and its values, if they were compared, are within tolerance."""
+        return self.fits_strict and (self.values is None or self.values.within)
 
     def __str__(self) -> str:
         from ckptool.render.diff import diff_text
@@ -60,10 +73,16 @@ def diff(
     weights: str | None = None,
     live: bool = False,
     strict_dtype: bool = False,
+    like_weights: str | None = None,
+    values: bool = False,
+    rtol: float = 0.0,
+    atol: float = 0.0,
 ) -> Diff:
     """What differs between a checkpoint and an architecture or another checkpoint.
 
-    With `strict_dtype` a difference of dtype counts against the verdict too.
+    With `strict_dtype` a difference of dtype counts against the verdict too. `like_weights` names
+    the weight set in `like`. With `values` the values of both are compared, element by element:
+    |found - wanted| ≤ atol + rtol·|wanted| is equal.
 
     Raises: CkptError.
     """
@@ -100,9 +119,40 @@ def _also_fits(weights: WeightSet, target: Target) -> tuple[str, ...]:
     side = anchor_side(weights)
     return tuple(name for name in names if side is None or agrees(find(name), side))
 
+        found=opened.weights.specs,
+        wanted=target.specs,
+        values=_compared(opened, other, solved, rtol, atol) if values and other else None,
 
 def _contrast(architecture: Architecture | None, other: str) -> Mapping[str, tuple[object, object]]:
     """The facts in which another architecture's card differs, the own one first."""
+def _other(
+    like: str | os.PathLike[str] | Checkpoint | None, weights: str | None, values: bool
+) -> Checkpoint | None:
+    """The checkpoint to compare with.
+
+    Raises: ArchitectureError if values are to be compared with an architecture, which has none.
+    """
+    if like is None and values:
+        raise ArchitectureError(
+            "an architecture has no values to compare with",
+            hint="--like FILE2 instead of --arch",
+            code="architecture.values",
+        )
+    return like if like is None or isinstance(like, Checkpoint) else read(like, weights=weights)
+
+
+def _compared(
+    opened: Checkpoint, other: Checkpoint, solved: Solved, rtol: float, atol: float
+) -> Values:
+    """How far the values are apart, once what only names them differently is undone."""
+    done = [result for _, result in solved.applied]
+    same = all(result.grade == EXACT for result in done)
+    weights = solved.weights if same else opened.weights
+    found = compare_values(weights.tensors, other.weights.tensors, rtol=rtol, atol=atol)
+    edits = tuple(cause.summary for cause, _ in solved.applied) if same else ()
+    return replace(found, edits=edits)
+
+
     own = architecture.card if architecture else {}
     theirs = find(other).card
     names = dict.fromkeys([*own, *theirs])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -58,3 +59,18 @@ def conversion_options(command: F) -> F:
     ):
         command = option(command)
     return target_options(command)
+
+
+def value_options(command: F) -> F:
+    """The options of `diff` that compare values with another checkpoint's."""
+    number = click.FloatRange(0, max=math.inf, max_open=True)
+    for option in (
+        click.option("--atol", metavar="A", type=number, default=0.0, help="And apart by A."),
+        click.option(
+            "--rtol", metavar="R", type=number, default=0.0, help="Equal: apart by R·|b|."
+        ),
+        click.option("--values", is_flag=True, help="Compare the values with FILE2's."),
+        click.option("--like-weights", metavar="NAME", help="Which weight set inside FILE2."),
+    ):
+        command = option(command)
+    return command

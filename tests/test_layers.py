@@ -24,7 +24,7 @@ LAYERS = (
     "reading",
     "architectures",
     "dialects",
-    "compare identification",
+    "compare identification values",
     "plugins causes",
     "plans solving",
     "planning",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable, quoted
 from ckptool.grouping import group, group_within
+from ckptool.render.values import values_json, values_text, values_verdict
 from ckptool.render.words import (
     fact,
     format_name,
@@ -81,6 +82,7 @@ def diff_json(found: Diff) -> dict[str, Any]:
         "not_in_file": plain(found.not_in_file),
         "notes": list(found.notes),
         "fix": found.fix,
+        **({"values": values_json(found.values)} if found.values else {}),
     }
 
 
@@ -117,7 +119,12 @@ def diff_text(found: Diff, limit: int | None = None, width: int = WIDTH) -> str:
         lines += ["", *wrapped(f"not stored in any file: {card}", width, "", "  ")]
     for note in found.notes:
         lines += ["", *wrapped(f"note: {note}", width, "", "  ")]
-    return "\n".join([*lines, "", *_verdict(found)])
+    if found.values:
+        lines += values_text(found.values, limit, width)
+    verdict = _verdict(found)
+    if found.values:
+        verdict.append(values_verdict(found.values))
+    return "\n".join([*lines, "", *verdict])
 
 
 def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
