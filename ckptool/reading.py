@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ckptool.checkpoint import Checkpoint, Contents, WeightSet
 from ckptool.containers import choose, find
 from ckptool.errors import CkptError, quoted
-from ckptool.files import ByteFile, names_in
 from ckptool.formats import read_contents
 from ckptool.formats.folders import checkpoint_in
 from ckptool.places import is_folder, open_bytes
