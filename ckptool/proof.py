@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
@@ -19,7 +20,11 @@ from ckptool.files import names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
-from ckptool.tensors import LazyTensor, TensorSpec, rechunk
+from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk
+from ckptool.threads import batches, each
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _BLOCK = 1 << 22
 
@@ -37,6 +42,7 @@ def prove(
     planned: WeightSet,
     metadata: Mapping[str, str],
     progress: Callable[[int], None] | None = None,
+    pool: Executor | None = None,
 ) -> Proof:
     """Read a written file, or a folder of shards, and compare it with what was planned.
 
@@ -55,18 +61,26 @@ def prove(
     _compare_metadata(path, metadata)
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
-    measured = {}
-    done: set[object] = set()
+    # The same bytes under another key are compared once.
+    pairs: dict[object, str] = {}
     for key, wanted in planned.tensors.items():
-        found = written[key]
-        if (found.source, wanted) in done:
-            continue  # the same bytes under another key
-        done.add((found.source, wanted))
-        cost = _compare_values(key, found, wanted)
-        if cost is not None:
-            measured[key] = cost
-        if progress is not None:
-            progress(found.nbytes)
+        pairs.setdefault((written[key].source, wanted), key)
+    keys = list(pairs.values())
+
+    def compare(numbers: range) -> dict[str, Mapping[str, float]]:
+        found = {}
+        for key in (keys[number] for number in numbers):
+            cost = _compare_values(key, written[key], planned.tensors[key])
+            if cost is not None:
+                found[key] = cost
+            if progress is not None:
+                progress(written[key].nbytes)
+        return found
+
+    runs = batches(planned.tensors[key].nbytes for key in keys)
+    measured = {}
+    for found in each([partial(compare, numbers) for numbers in runs], pool):
+        measured.update(found)
     return Proof(written.weights, measured)
 
 
@@ -134,16 +148,39 @@ def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[
 
 
 def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
-    blocks = zip(
-        rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(found.chunks(_BLOCK), _BLOCK), strict=True
+    """Compare what was written with what was to be; with the same CRC it need not be computed."""
+    same_crc = _crc(found) is not None and _crc(found) == _crc(wanted)
+    extent = found.extent() if same_crc else None
+    chunks = (
+        found.chunks(_BLOCK)
+        if extent is None
+        else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
     )
+    blocks = zip(rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(chunks, _BLOCK), strict=True)
     for number, (one, other) in enumerate(blocks):
-        if one != other:
+        if not _same(one, other):
             raise VerificationError(
                 f"{quoted(key)}: its bytes differ from the source's, from byte "
                 f"{number * _BLOCK:,} on",
                 code="verification.bytes",
             )
+
+
+def _same(one: memoryview, other: memoryview) -> bool:
+    """Whether two blocks are equal; memory views are compared element by element, bytes are not."""
+    return _bytes(one) == _bytes(other)
+
+
+def _bytes(block: memoryview) -> bytes:
+    whole = block.obj
+    return whole if isinstance(whole, bytes) and len(whole) == block.nbytes else block.tobytes()
+
+
+def _crc(tensor: LazyTensor) -> int | None:
+    """The stored CRC-32 of exactly a tensor's data, if there is one."""
+    source = tensor.source
+    whole = isinstance(source, View) and source.record.nbytes == tensor.nbytes
+    return source.record.crc if whole and isinstance(source, View) else None
 
 
 def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:

@@ -24,7 +24,7 @@ from ckptool.tensors import Source, View
 from ckptool.version import VERSION
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
     from ckptool.plans import Plan
 
@@ -73,16 +73,13 @@ def _files_of(source: Source) -> tuple[Readable, ...]:
 
 
 @contextmanager
-def hashing(files: tuple[Readable, ...]) -> Iterator[Future[dict[str, str]]]:
+def hashing(files: tuple[Readable, ...], pool: Executor) -> Iterator[Future[dict[str, str]]]:
     """The SHA-256 of each file by its path, computed beside the work; given up when that ends."""
-    from concurrent.futures import ThreadPoolExecutor
-
     given_up = Event()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            yield pool.submit(lambda: {file.path: sha256(file, given_up) for file in files})
-        finally:
-            given_up.set()
+    try:
+        yield pool.submit(lambda: {file.path: sha256(file, given_up) for file in files})
+    finally:
+        given_up.set()
 
 
 def sha256(file: Readable, given_up: Event | None = None) -> str:
@@ -129,11 +126,25 @@ def provenance(
             for file in files
         ]
         source: dict[str, Any] = {**named[0], "weights": checkpoint.weights.name}
+        if checkpoint.contents.format == darknet.NAME:
+            source["header"] = dict(checkpoint.contents.metadata)
         if len(named) > 1:
             source["shards"] = named[1:]
         return json.dumps({**value, "source": source}, separators=(",", ":"))
 
     return text
+
+
+def darknet_header(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """The header of the darknet file that a checkpoint is, or was made from last; None if none."""
+    if checkpoint.contents.format == darknet.NAME:
+        return header(checkpoint.contents.metadata)
+    value = _parsed(checkpoint.contents.metadata) or {}
+    for item in (value, *value.get("earlier", ())):
+        said = item["source"].get("header") if item else None
+        if isinstance(said, dict):
+            return header(said)
+    return None
 
 
 def _earlier(metadata: Mapping[str, str]) -> list[Any]:

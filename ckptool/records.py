@@ -29,20 +29,26 @@ class Record:
     name: str = ""
 
     def blocks(self, step: int = BLOCK) -> Iterator[bytes]:
-        """The whole storage in order; FormatError at the end if its CRC is not the stored one."""
+        """The whole storage in order; FormatError at the end if its CRC is not the stored one.
+
+        Once it was found right, it is not computed again: the file is watched for changes.
+        """
         raw = self.file.blocks(self.offset, self.stored, step)
+        blocks = _inflate(raw, self.nbytes, self.name, step) if self.deflated else raw
+        if self.crc is None or self.offset in self.file.verified:
+            yield from blocks
+            return
         crc = 0
-        for block in _inflate(raw, self.nbytes, self.name, step) if self.deflated else raw:
+        for block in blocks:
             crc = zlib.crc32(block, crc)
             yield block
-        if self.crc is not None:
-            if crc != self.crc:
-                raise FormatError(
-                    f"record {quoted(self.name)} at byte {self.offset:,}: found CRC {crc:08x}, "
-                    f"wanted {self.crc:08x}: the file is damaged",
-                    code="zip.crc",
-                )
-            self.file.verified.add(self.offset)
+        if crc != self.crc:
+            raise FormatError(
+                f"record {quoted(self.name)} at byte {self.offset:,}: found CRC {crc:08x}, "
+                f"wanted {self.crc:08x}: the file is damaged",
+                code="zip.crc",
+            )
+        self.file.verified.add(self.offset)
 
     def check(self) -> None:
         """Read the whole storage once if its CRC was not checked yet."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
-from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, listed, quoted
 from ckptool.destinations import check_suffix, put
+from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, listed, quoted
 from ckptool.files import Readable
 from ckptool.formats.payload import Payload
 from ckptool.formats.target import refuse_target
@@ -18,6 +19,7 @@ from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
 from ckptool.proof import Proof, prove
 from ckptool.provenance import KEY, hashing, provenance, source_files
+from ckptool.threads import workers
 
 Progress = Callable[[str, int, int], None]
 
@@ -80,14 +82,14 @@ def carry_out(
         raise PlanError("no tensor is left to be written", code="plan.empty")
     total = sum(tensor.nbytes for tensor in weights.tensors.values())
     metadata = _own_metadata(checkpoint)
-    with hashing(files) as hashed:
+    with workers() as pool, hashing(files, pool) as hashed:
         text = provenance(plan, checkpoint, weights, hashed)
         counter = _counter("write", total, progress)
-        payload = Payload(weights.tensors, weights.versions, metadata, text, counter)
+        payload = Payload(weights.tensors, weights.versions, metadata, text, counter, pool)
 
         def check(path: str) -> Proof:
             said = {**(metadata if _holds_metadata(output) else {}), KEY: text(True)}
-            proof = prove(path, weights, said, _counter("verify", total, progress))
+            proof = prove(path, weights, said, _counter("verify", total, progress), pool)
             for file in files:
                 file.check_unchanged()
             return proof
@@ -153,11 +155,13 @@ def _holds_metadata(name: str) -> bool:
 
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:
     done = 0
+    lock = Lock()  # several threads report
 
     def count(nbytes: int) -> None:
         nonlocal done
-        done = min(done + nbytes, total)  # tied tensors are counted once or each, as they come
-        if progress is not None:
-            progress(phase, done, total)
+        with lock:
+            done = min(done + nbytes, total)  # tied tensors are counted once or each, as they come
+            if progress is not None:
+                progress(phase, done, total)
 
     return count

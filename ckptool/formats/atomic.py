@@ -1,8 +1,8 @@
 """Writing files: the only module that creates one.
 
 A file appears under its name complete and checked, or not at all: it is written beside the target
-under a temporary name, flushed to the disk, checked by the caller, and renamed. What a killed run
-leaves behind is recognised by its name and its free lock, and removed by the next run.
+under a temporary name, flushed to the disk while the caller checks it, and renamed. What a killed
+run leaves behind is recognised by its name and its free lock, and removed by the next run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 class Output:
-    """A file being written, from its start to its end; `position` is how far it has come."""
+    """A file being written; `position` is where what is appended goes."""
 
     __slots__ = ("descriptor", "path", "position")
 
@@ -57,17 +57,15 @@ class Output:
             view = view[count:]
             offset += count
 
-    def copy(self, source: Readable, offset: int, length: int) -> None:
-        """Append a range of another file, inside the kernel where the file systems can.
+    def copy_at(self, at: int, source: Readable, offset: int, length: int) -> None:
+        """Put a range of another file at an offset, inside the kernel where it can; as `write_at`.
 
         Raises: FormatError if the source ends before, OSError if the system refuses.
         """
         descriptor = getattr(source, "fileno", lambda: -1)()
         while length and descriptor >= 0:
             try:
-                count = os.copy_file_range(
-                    descriptor, self.descriptor, length, offset, self.position
-                )
+                count = os.copy_file_range(descriptor, self.descriptor, length, offset, at)
             except InterruptedError:
                 continue
             except OSError as error:
@@ -79,9 +77,10 @@ class Output:
                 break
             offset += count
             length -= count
-            self.position += count
+            at += count
         for block in source.blocks(offset, length, BLOCK):
-            self.write(block)
+            self.write_at(at, block)
+            at += len(block)
 
 
 def replace_file(
@@ -101,8 +100,7 @@ def replace_file(
             fill(output)
             if existing is not None:
                 take_over_access(output.descriptor, path)
-            os.fsync(output.descriptor)
-            result = check(output.path)
+            result = _while_flushed(output.descriptor, lambda: check(output.path))
             refuse_target(path, force=force)  # once more: it may be there only now
             os.rename(output.path, path)
         _sync_folder(folder)
@@ -143,6 +141,8 @@ def write_set(
                 _withdraw(temporary)
                 raise
     return result
+
+
 def write_folder(path: str, fill: Callable[[str], None], check: Callable[[str], T]) -> T:
     """Fill a new folder, given a temporary one, and give it its name once `check` returns.
 
@@ -170,14 +170,23 @@ def write_folder(path: str, fill: Callable[[str], None], check: Callable[[str], 
     return result
 
 
-
-
 def replace_text(path: str, text: str, *, force: bool = True) -> None:
     """Write a small text file.
 
     Raises: OutputError, as `replace_file`.
     """
     replace_file(path, lambda output: output.write(text.encode()), lambda _: None, force=force)
+
+
+def _while_flushed(descriptor: int, act: Callable[[], T]) -> T:
+    """What an act returns; meanwhile the file goes to the disk, and is there when it returns."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(os.fsync, descriptor)
+        result = act()
+        flushed.result()
+    return result
 
 
 @contextmanager

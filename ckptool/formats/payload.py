@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.tensors import LazyTensor, View
+from ckptool.threads import batches, each
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 _COPY = 1 << 26  # bytes that are copied at once, between two reports of progress
 
@@ -23,7 +29,8 @@ class Payload:
 
     `versions` is torch's `_metadata`; `metadata` are texts of the format's own. `provenance` gives
     the provenance's text: a draft before the tensors are written, the final one, of the same
-    length, after. `progress` is told how many bytes were just written.
+    length, after. `progress` is told how many bytes were just written; where there is a `pool`,
+    its threads write side by side.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -31,25 +38,44 @@ class Payload:
     metadata: Mapping[str, str] = field(default_factory=dict)
     provenance: Callable[[bool], str] | None = None
     progress: Callable[[int], None] = _nothing
+    pool: Executor | None = None
 
 
-def put_tensor(
-    output: Output, tensor: LazyTensor, progress: Callable[[int], None], *, with_crc: bool
+def put_tensors(
+    output: Output,
+    places: Sequence[tuple[LazyTensor, int]],
+    payload: Payload,
+    *,
+    with_crc: bool = False,
+) -> list[int]:
+    """Put each tensor's data at its offset; the CRC-32 of each if they are wanted, else zeros."""
+
+    def put(numbers: range) -> list[int]:
+        return [_put(output, *places[number], payload.progress, with_crc) for number in numbers]
+
+    runs = batches(tensor.nbytes for tensor, _ in places)
+    crcs = each([partial(put, numbers) for numbers in runs], payload.pool)
+    return [crc for run in crcs for crc in run]
+
+
+def _put(
+    output: Output, tensor: LazyTensor, at: int, progress: Callable[[int], None], with_crc: bool
 ) -> int:
-    """Append a tensor's data; its CRC-32 if that is wanted, else 0.
+    """Put a tensor's data at an offset.
 
     Bytes that stay as they are never pass through Python, unless their CRC is not known.
     """
     extent = tensor.extent()
     if extent is not None:
-        for at in range(0, extent.nbytes, _COPY):
-            size = min(extent.nbytes - at, _COPY)
-            output.copy(extent.file, extent.offset + at, size)
+        for done in range(0, extent.nbytes, _COPY):
+            size = min(extent.nbytes - done, _COPY)
+            output.copy_at(at + done, extent.file, extent.offset + done, size)
             progress(size)
         return _crc(tensor) if with_crc else 0
     crc = 0
     for chunk in tensor.chunks():
-        output.write(chunk)
+        output.write_at(at, chunk)
+        at += len(chunk)
         crc = zlib.crc32(chunk, crc) if with_crc else 0
         progress(len(chunk))
     return crc

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from ckptool.dtypes import DTYPES
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
-from ckptool.formats.payload import Payload, check_keys, put_tensor
+from ckptool.formats.payload import Payload, check_keys, put_tensors
 from ckptool.formats.safetensors import LARGEST_HEADER
 from ckptool.tensors import LazyTensor
 
@@ -26,8 +26,9 @@ def write(output: Output, payload: Payload) -> None:
     offsets = _offsets(tensors)
     header = _header(payload, offsets, final=False)
     output.write(len(header).to_bytes(8, "little") + header)
-    for key in sorted(offsets, key=lambda key: offsets[key]):
-        put_tensor(output, tensors[key], payload.progress, with_crc=False)
+    start = output.position
+    put_tensors(output, [(tensors[key], start + offsets[key]) for key in offsets], payload)
+    output.position += sum(tensor.nbytes for tensor in tensors.values())
     if payload.provenance is not None:
         # The provenance is complete only now; the header's length is the same.
         final = _header(payload, offsets, final=True)

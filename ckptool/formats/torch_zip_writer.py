@@ -10,14 +10,13 @@ APPNOTE 6.3.10 for zip64.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from struct import pack
 
 from ckptool.dtypes import DTYPES
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
-from ckptool.formats.payload import Payload, check_keys, put_tensor, storages
+from ckptool.formats.payload import Payload, check_keys, put_tensors, storages
 from ckptool.formats.pickle_writer import dump_state_dict
 from ckptool.formats.torch_zip import PROVENANCE
 
@@ -45,17 +44,31 @@ def write(output: Output, payload: Payload) -> None:
     archive = _Archive(output)
     archive.add("data.pkl", dump_state_dict(entries, payload.versions))
     archive.add("byteorder", b"little")
-    for number, tensor in {numbers[key]: tensor for key, tensor in tensors.items()}.items():
-        put = partial(put_tensor, output, tensor, payload.progress, with_crc=True)
-        archive.add_record(f"data/{number}", tensor.nbytes, put)
+    data = {numbers[key]: tensor for key, tensor in tensors.items()}
+    records = [archive.reserve(f"data/{n}", tensor.nbytes) for n, tensor in data.items()]
+    places = [(tensor, r.offset) for tensor, r in zip(data.values(), records, strict=True)]
+    crcs = put_tensors(output, places, payload, with_crc=True)
+    for record, crc in zip(records, crcs, strict=True):
+        archive.complete(record, crc)
     archive.add("version", b"3\n")
     if payload.provenance is not None:
         archive.add(PROVENANCE, payload.provenance(True).encode("utf-8"))
     archive.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A record's name, its size, where its header starts and its data, the header's extra field."""
+
+    name: bytes
+    size: int
+    header: int
+    offset: int
+    extra: bytes
+
+
 class _Archive:
-    """A zip archive being written: stored records, and the directory of those so far."""
+    """A zip archive being written: stored records, and the directory of those that are complete."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -63,33 +76,36 @@ class _Archive:
 
     def add(self, name: str, data: bytes) -> None:
         """Append a record."""
+        place = self.reserve(name, len(data))
+        self._output.write_at(place.offset, data)
+        self.complete(place, zlib.crc32(data))
 
-        def put() -> int:
-            self._output.write(data)
-            return zlib.crc32(data)
-
-        self.add_record(name, len(data), put)
-
-    def add_record(self, name: str, size: int, put: Callable[[], int]) -> None:
-        """Append a record of `size` bytes that `put` writes; it returns their CRC-32."""
-        output, at = self._output, self._output.position
+    def reserve(self, name: str, size: int) -> _Place:
+        """The place of the next record, to be filled, then completed in the same order."""
+        at = self._output.position
         raw = f"{_ROOT}/{name}".encode("ascii")
         wide = _zip64(size, size) if size >= _MAX32 else b""
         padding = -(at + 30 + len(raw) + len(wide) + 4) % _ALIGNMENT
         extra = wide + b"FB" + pack("<H", padding) + b"Z" * padding
-        output.position += 30 + len(raw) + len(extra)
-        crc = put()
-        short = min(size, _MAX32)
+        offset = at + 30 + len(raw) + len(extra)
+        self._output.position = offset + size
+        return _Place(raw, size, at, offset, extra)
+
+    def complete(self, place: _Place, crc: int) -> None:
+        """Write a record's header and its line of the directory, now that its CRC-32 is known."""
+        wide, short = place.size >= _MAX32, min(place.size, _MAX32)
         common = pack("<5H3I", 45 if wide else 20, 0, 0, 0, 0, crc, short, short)
-        lengths = pack("<2H", len(raw), len(extra))
-        output.write_at(at, b"PK\x03\x04" + common + lengths + raw + extra)
-        numbers = ([size, size] if wide else []) + ([at] if at >= _MAX32 else [])
+        lengths = pack("<2H", len(place.name), len(place.extra))
+        header = b"PK\x03\x04" + common + lengths + place.name + place.extra
+        self._output.write_at(place.header, header)
+        at = place.header
+        numbers = ([place.size, place.size] if wide else []) + ([at] if at >= _MAX32 else [])
         extra = _zip64(*numbers) if numbers else b""
         version = 45 if numbers else 20
         self._directory.append(
             pack("<4s6H3I", b"PK\x01\x02", version, version, 0, 0, 0, 0, crc, short, short)
-            + pack("<5H2I", len(raw), len(extra), 0, 0, 0, 0, min(at, _MAX32))
-            + raw
+            + pack("<5H2I", len(place.name), len(extra), 0, 0, 0, 0, min(at, _MAX32))
+            + place.name
             + extra
         )
 

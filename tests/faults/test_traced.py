@@ -31,6 +31,9 @@ ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EINTR")
 KILL = "signal=SIGKILL"
 LIE = "retval=9999"  # nothing is done, that many bytes are said to be
 _LINE = re.compile(r"(?P<thread>\d+) +(?P<name>\w+)\((?P<arguments>.*)\) += (?P<result>.*)")
+# A call during which another thread makes one takes two lines; it counts from when it is done.
+_BEGUN = re.compile(r"(\d+) +(\w+\(.*) <unfinished \.\.\.>")
+_ENDED = re.compile(r"(\d+) +<\.\.\. \w+ resumed>(.*)")
 
 Counting = Callable[[str, int], None]
 
@@ -69,7 +72,13 @@ def trace(job: Job, *inject: str) -> tuple[dict[str, Any], list[Call], bool]:
     )
     calls, numbers = [], Counter[tuple[str, str]]()
     text = log.read_text()
+    begun: dict[str, str] = {}
     for line in text.splitlines():
+        if match := _BEGUN.fullmatch(line):
+            begun[match[1]] = match[2]
+            continue
+        if match := _ENDED.fullmatch(line):
+            line = f"{match[1]} {begun.pop(match[1])}{match[2]}"
         match = _LINE.match(line)
         if match:
             thread, name, arguments, _ = match.groups()

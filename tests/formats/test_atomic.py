@@ -528,9 +528,9 @@ def source(tmp_path: Path) -> Path:
 def copied(folder: Path, source: ByteFile | MemoryFile, offset: int, length: int) -> bytes:
     with output_in(folder) as output:
         output.write(b"before")
-        output.copy(source, offset, length)
-        assert output.position == 6 + length
-        output.write(b"after")
+        output.copy_at(6, source, offset, length)
+        assert output.position == 6
+        output.write_at(6 + length, b"after")
     found = (folder / "out").read_bytes()
     assert found[:6] == b"before"
     assert found[-5:] == b"after"
@@ -609,7 +609,7 @@ def test_a_copy_that_fails_names_both_files(
     target = tmp_path / "x"
     assert refusal(
         lambda: replace_file(
-            str(target), lambda output: output.copy(ByteFile(source), 0, 5), lambda _: None
+            str(target), lambda output: output.copy_at(0, ByteFile(source), 0, 5), lambda _: None
         )
     )[1] == (f"`{target}`: cannot be written: {os.strerror(number)}, copying from `{source}`")
     assert names(tmp_path) == ["source"]
@@ -619,7 +619,7 @@ def test_a_source_that_was_cut_is_an_error(tmp_path: Path, source: Path) -> None
     file = ByteFile(source)
     os.truncate(source, 1000)
     with output_in(tmp_path) as output, pytest.raises(FormatError, match="the file ends early"):
-        output.copy(file, 500, 2000)
+        output.copy_at(0, file, 500, 2000)
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -359,8 +359,8 @@ class Holes(Output):
 
     __slots__ = ()
 
-    def copy(self, source: object, offset: int, length: int) -> None:
-        self.position += length
+    def copy_at(self, at: int, source: object, offset: int, length: int) -> None:
+        pass
 
 
 class Zeros:
