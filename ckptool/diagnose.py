@@ -87,7 +87,8 @@ def diff(
     Raises: CkptError.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
-    target = target_of(arch, like, num_classes, live=live)
+    other = _other(like, like_weights, values)
+    target = target_of(arch, other, num_classes, live=live)
     solved = solve(opened.weights, target)
     also = _also_fits(opened.weights, target)
     whole = any(cause.whole for cause in solved.causes)
