@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ckptool.errors import CkptError
+from ckptool.errors import CkptError, quoted
 from ckptool.options import common, conversion_options, target_options, value_options
 from ckptool.version import VERSION
 
@@ -174,6 +174,7 @@ def plan(
     from ckptool.formats.atomic import replace_text
     from ckptool.planning import Options
     from ckptool.render.convert import plan_text
+    from ckptool.render.words import terminal_width
 
     arch, like = options.pop("arch"), options.pop("like")
     asked = Options(**options)
@@ -184,7 +185,9 @@ def plan(
     if as_json:
         _json(prepared.plan.to_json())
     else:
-        click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits))
+        click.echo(
+            plan_text(prepared.plan, applied(prepared), prepared.also_fits, terminal_width())
+        )
     return FITS
 
 
@@ -218,6 +221,7 @@ def convert(
     from ckptool.planning import Options
     from ckptool.plans import read_plan
     from ckptool.render.convert import plan_text, result_json, result_text
+    from ckptool.render.words import terminal_width
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
@@ -231,16 +235,19 @@ def convert(
         plan=read_plan(stored) if stored else None,
         options=Options(**options),
     )
+    path = output or default_output(prepared)
     if dry_run:
         if as_json:
             _json(prepared.plan.to_json())
         else:
-            click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits))
+            width = terminal_width()
+            click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits, width))
+            click.echo(f"\nnothing was written; it would be {quoted(path)}")
         return FITS
     with _progress() as progress:
         found = carry_out(
             prepared,
-            output or default_output(prepared),
+            path,
             force=force,
             max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
             progress=progress,
@@ -248,7 +255,7 @@ def convert(
     if as_json:
         _json(result_json(found))
     else:
-        click.echo(result_text(found))
+        click.echo(result_text(found, terminal_width()))
     return FITS if found.verified else DIFFERS
 
 
@@ -271,14 +278,15 @@ def verify(
     Example: ckptool verify weights.fp32.c20.safetensors --arch tf_efficientdet_d0 --num-classes 20
     """
     from ckptool.render.verify import verified_json, verified_text
+    from ckptool.render.words import terminal_width
     from ckptool.verification import verify as call
 
     found = call(file, arch=arch, num_classes=num_classes, forward=forward, weights=weights)
     if as_json:
         _json(verified_json(found))
     else:
-        click.echo(verified_text(found))
-    return FITS if found.strict_load else DIFFERS
+        click.echo(verified_text(found, terminal_width()))
+    return FITS if found.passed else DIFFERS
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 
-from ckptool.errors import PlanError, listed, quoted
+from ckptool.errors import PlanError, quoted
 
 _HOLE = re.compile(r"\{(\*?)([A-Za-z_][A-Za-z0-9_]*|)\}")
 _SPAN = re.compile(r"([0-9]+)\.\.([0-9]+)")
@@ -143,7 +143,8 @@ def check_distinct(names: dict[str, str]) -> None:
     for key, name in names.items():
         if name in seen:
             raise PlanError(
-                f"both {listed((seen[name], key))} would be called {quoted(name)}",
+                f"{quoted(seen[name])} and {quoted(key)} would both be called {quoted(name)}",
+                hint="--drop, or another name, for one of them",
                 code="plan.collision",
             )
         seen[name] = key

@@ -34,6 +34,12 @@ class Verified:
     unexpected: tuple[str, ...]
     shape: tuple[str, ...]
     forward: Mapping[str, Any] | None = None
+    num_classes: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it loads, and the forward pass, if there was one, gave finite values only."""
+        return self.strict_load and (self.forward is None or bool(self.forward["finite"]))
 
 
 def verify(
@@ -61,7 +67,7 @@ def verify(
         for kind in ("missing", "unexpected", "shape")
     }
     shapes = _run(model, arch, architectures.find(arch).card) if forward and loads else None
-    return Verified(opened.path, arch, loads, **by_kind, forward=shapes)
+    return Verified(opened.path, arch, loads, **by_kind, forward=shapes, num_classes=num_classes)
 
 
 def load_strictly(

@@ -67,7 +67,8 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     tensors = {key: made.get(tensor, tensor) for key, tensor in weights.tensors.items()}
     exact = all(widens(old.dtype, new.dtype) for old, new in made.items())
     stay = options.get("large", ())
-    notes = (f"{listed(stay)} stay float32: values too large for {target}",) if stay else ()
+    verb = "stays" if len(stay) == 1 else "stay"
+    notes = (f"{listed(stay)} {verb} float32: values too large for {target}",) if stay else ()
     grade = EXACT if exact else LOSSY
     return Applied(replace(weights, tensors=tensors), grade, tuple(keys), notes=notes)
 

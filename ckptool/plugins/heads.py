@@ -66,7 +66,9 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     if fresh:
         note += f", {fresh:,} newly initialised"
         if kept and options.get("fresh"):
-            note += f": {listed(options['fresh'], 100)}"
+            note += f": {listed(options['fresh'], 100 if fresh <= 100 else 20)}"
+        elif not kept:
+            note += "; `--class-map` keeps the rows of those that both label sets have"
     return Applied(
         replace(weights, tensors=tensors),
         LOSSY if fresh else SELECTIVE,

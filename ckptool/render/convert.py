@@ -15,31 +15,33 @@ if TYPE_CHECKING:
     from ckptool.plugins import Applied
     from ckptool.writing import Result
 
-WIDTH = 100
-
 _MOST_DROPPED = 8
 _GRADES = {
     SELECTIVE: "selective: exact for what is kept",
     LOSSY: "lossy: it changes values or makes new ones",
 }
-# What the edits measure, as it is shown; a count of zero is not.
-_COSTS = {
-    "flushed": "values became zero",
-    "clamped": "values were clamped",
-    "new_rows": "rows are new",
+# What the edits measure, as it is shown; of a count, for one and for several; zero is not shown.
+_COUNTS = {
+    "flushed": ("value became zero", "values became zero"),
+    "clamped": ("value was clamped", "values were clamped"),
+    "new_rows": ("row is new", "rows are new"),
+}
+_WORST = {
     "relative_error": "worst relative error",
     "rounding": "worst rounding",
     "response_change": "worst change of the response to a grey image",
 }
 
 
-def plan_text(found: Plan, applied: Sequence[Applied] = (), also_fits: Sequence[str] = ()) -> str:
+def plan_text(
+    found: Plan, applied: Sequence[Applied] = (), also_fits: Sequence[str] = (), width: int = 100
+) -> str:
     """What `plan` and `convert --dry-run` show: the steps, and what they leave out and make."""
     lines = [_aim(found), ""]
-    lines += _steps(found)
+    lines += _steps(found, width)
     notes = [note for result in applied for note in result.notes]
     dropped = [key for result in applied for key in result.dropped]
-    lines += _remarks(notes, dropped, {}, also_fits)
+    lines += _remarks(notes, dropped, {}, also_fits, width)
     return "\n".join(lines)
 
 
@@ -64,14 +66,14 @@ def result_json(found: Result) -> dict[str, Any]:
     }
 
 
-def result_text(found: Result) -> str:
+def result_text(found: Result, width: int = 100) -> str:
     """What `convert` shows: that the file is there and proven, what was done, and what it cost."""
     lines = [
         f"{printable(found.output)}: {size(found.nbytes)}, written, read back and proven",
         _verdict(found),
         "",
-        *_steps(found.plan),
-        *_remarks(found.notes, found.dropped, found.measured, found.also_fits),
+        *_steps(found.plan, width),
+        *_remarks(found.notes, found.dropped, found.measured, found.also_fits, width),
     ]
     return "\n".join(lines)
 
@@ -103,17 +105,26 @@ def _verdict(found: Result) -> str:
     return f"it fits {printable(name)}{count}: load_state_dict(strict=True) succeeds"
 
 
-def _steps(found: Plan) -> list[str]:
+def _steps(found: Plan, width: int) -> list[str]:
     """The steps as a table, and what the grades mean that are not exact."""
     if not found.steps:
         return ["  no step: the tensors are as they were"]
     rows = [
-        [str(position), step.edit, f"{step.keys:,}", step.grade, describe(step.edit, step.options)]
+        [str(position), step.edit, f"{step.keys:,}", step.grade]
         for position, step in enumerate(found.steps, 1)
     ]
-    lines = table([["", "edit", "keys", "class", "what"], *rows])
+    what = ["what", *(describe(step.edit, step.options) for step in found.steps)]
+    lines = []
+    for line, text in zip(_even(table([["", "edit", "keys", "class"], *rows])), what, strict=True):
+        lines += wrapped(text, width, line, " " * len(line))
     grades = dict.fromkeys(step.grade for step in found.steps if step.grade != EXACT)
     return lines + [f"  ({_GRADES[grade]})" for grade in grades]
+
+
+def _even(lines: Sequence[str]) -> list[str]:
+    """The lines, filled up to one length and to the next column."""
+    length = max(map(len, lines)) + 2
+    return [line.ljust(length) for line in lines]
 
 
 def _remarks(
@@ -121,16 +132,18 @@ def _remarks(
     dropped: Sequence[str],
     measured: Mapping[str, Mapping[str, float]],
     also_fits: Sequence[str],
+    width: int,
 ) -> list[str]:
-    lines = [line for note in notes for line in _paragraph(note)]
+    texts = list(notes)
     if dropped:
         patterns = [pattern for pattern, _, _ in group((key, 0) for key in dropped)]
-        lines += _paragraph(f"left out, {len(dropped):,}: {listed(patterns, _MOST_DROPPED)}")
+        texts.append(f"left out, {len(dropped):,}: {listed(patterns, _MOST_DROPPED)}")
     cost = _cost(measured)
     if cost:
-        lines += _paragraph(cost)
+        texts.append(cost)
     if also_fits:
-        lines += _paragraph(f"also fits, with the same plan: {listed(also_fits, 8)}")
+        texts.append(f"also fits, with the same plan: {listed(also_fits, 8)}")
+    lines = [line for text in texts for line in wrapped(text, width, "  ", "    ")]
     return ["", *lines] if lines else []
 
 
@@ -144,9 +157,13 @@ def _cost(measured: Mapping[str, Mapping[str, float]]) -> str:
                 counts[name] = counts.get(name, 0) + value
             else:
                 worst[name] = max(worst.get(name, (0.0, key)), (value, key))
-    parts = [f"{count:,} {_words(name)}" for name, count in counts.items() if count]
+    parts = [
+        counted(int(count), *_COUNTS.get(name, (_words(name),) * 2))
+        for name, count in counts.items()
+        if count
+    ]
     parts += [
-        f"{_words(name)} {value:.2g} in {quoted(key)}"
+        f"{_WORST.get(name, _words(name))} {value:.2g} in {quoted(key)}"
         for name, (value, key) in worst.items()
         if value
     ]
@@ -154,8 +171,5 @@ def _cost(measured: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _words(name: str) -> str:
-    return _COSTS.get(name, name.replace("_", " "))
-
-
-def _paragraph(text: str) -> list[str]:
-    return wrapped(text, WIDTH, "  ", "    ")
+    """What a third party's edit measures, by the name that it gives."""
+    return printable(name.replace("_", " "))

@@ -128,7 +128,7 @@ def test_what_is_too_large_can_stay_float32(tmp_path):
     assert found["bn.running_var"].equal(state["bn.running_var"])
     assert found["fc.weight"].dtype == torch.float16
     assert result.plan.steps[0].options["large"] == ["bn.running_var"]
-    assert result.notes == ("`bn.running_var` stay float32: values too large for float16",)
+    assert result.notes == ("`bn.running_var` stays float32: values too large for float16",)
 
 
 def test_what_is_too_large_can_be_clamped(tmp_path):

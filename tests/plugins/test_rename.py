@@ -92,11 +92,15 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
         (
             ["module.a", "a"],
             {"strip_prefix": "module."},
-            "both `module.a`, `a` would be called `a`",
+            "`module.a` and `a` would both be called `a`",
         ),
         (["a.w", "b.w"], {"rename": ["*.w=w", "a=b"]}, "both sides must have the same holes"),
-        (["a.w", "b.w"], {"rename": ["a.=c.", "b.=c."]}, "both `a.w`, `b.w` would be called `c.w`"),
-        (["a", "b"], {"rename": ["a=b"]}, "both `a`, `b` would be called `b`"),
+        (
+            ["a.w", "b.w"],
+            {"rename": ["a.=c.", "b.=c."]},
+            "`a.w` and `b.w` would both be called `c.w`",
+        ),
+        (["a", "b"], {"rename": ["a=b"]}, "`a` and `b` would both be called `b`"),
         (["module."], {"strip_prefix": "module."}, "`module.` would be left without a name"),
         (["a.w"], {"strip_prefix": "module."}, "`module.` matches no key"),
         (["a.w"], {"rename": ["x.=y."]}, "`x.{*}` matches no key"),
