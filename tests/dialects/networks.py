@@ -1,16 +1,85 @@
-"""Networks of implementations that are not installed, as far as they compute otherwise.
+"""YOLO networks of implementations that are not installed.
 
-Typed anew from what their sources say; where an implementation computes what darknet does, its
-network is ckptool's own with its keys.
+Where one computes what darknet does, it is ckptool's own network with the keys that a key list
+says; what it computes otherwise is said here, from its sources.
 
-Source: WongKinYiu/ScaledYOLOv4 yolov4-large `models/common.py`; zylo117's `efficientdet/model.py`.
+Source: WongKinYiu/ScaledYOLOv4 yolov4-large `models/common.py` (u5), WongKinYiu/PyTorch_YOLOv4
+`models/models.py`, `cfg/yolov4-tiny.cfg`; argusswift/YOLOv4-pytorch `model/`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from key_lists import key_list
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ckptool.architectures.darknet_keys import Prefixes
+from ckptool.architectures.darknet_net import DarknetNet
+from ckptool.architectures.yolov4 import find_network
+
+
+def darknet_like(
+    name: str,
+    *,
+    eps: float = 1e-5,
+    reversed_routes: tuple[int, ...] = (),
+    group: int | None = None,
+    activation: str | None = None,
+) -> DarknetNet:
+    """ckptool's own network `DIALECT@ARCH` with the keys of that dialect.
+
+    The maps of `reversed_routes` are joined in the reverse order, routes of one half go on with the
+    half `group`, and what is activated by swish is by `activation`.
+    """
+    dialect, _, arch = name.partition("@")
+    net = find_network(arch)
+    layers = list(net.layers)
+    for index, layer in enumerate(layers):
+        if layer.groups == 2 and group is not None:
+            layers[index] = replace(layer, group_id=group)
+        if layer.activation == "swish" and activation:
+            layers[index] = replace(layer, activation=activation)
+    for index in reversed_routes:
+        assert layers[index].kind == "route"
+        layers[index] = replace(layers[index], inputs=layers[index].inputs[::-1])
+    spelling = spelled_by(name)
+    if dialect.startswith("wongkinyiu"):
+        spelling = {
+            index: Prefixes(f"module_list.{index}.Conv2d", f"module_list.{index}.BatchNorm2d")
+            for index, layer in enumerate(layers)
+            if layer.kind == "convolutional"
+        }
+    model = DarknetNet(replace(net, layers=tuple(layers)), spelling)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
+    return model
+
+
+def raw(model: DarknetNet) -> DarknetNet:
+    """The network without the logistic function that some have before their heads."""
+    plain = [
+        replace(layer, activation="linear") if layer.activation == "logistic" else layer
+        for layer in model.network.layers
+    ]
+    model.network = replace(model.network, layers=tuple(plain))
+    return model
+
+
+def spelled_by(name: str) -> dict[int, Prefixes]:
+    """The modules of each layer, as the map of a key list says."""
+    convs, norms = {}, {}
+    for key, canonical in key_list(name).canonical.items():
+        module, _, parameter = key.rpartition(".")
+        layer = int(canonical[0].split(".")[1])
+        if parameter == "running_mean":
+            norms[layer] = module
+        elif parameter == "weight" and ".conv" in canonical[0]:
+            convs[layer] = module
+    return {layer: Prefixes(convs[layer], norms.get(layer, "")) for layer in sorted(convs)}
 
 
 class U5Conv(nn.Module):
@@ -70,71 +139,27 @@ class U5Backbone(nn.Module):
         return self.model(x)
 
 
-class SeparableConv(nn.Module):
-    """zylo117's, without a norm of its own; its convolutions are wrapped once more."""
+def randomise(model: nn.Module, side: int = 64, seed: int = 0) -> nn.Module:
+    """The model with random weights and random statistics of its norms, in evaluation mode.
 
-    def __init__(self, width: int, outside: int) -> None:
-        super().__init__()
-        self.depthwise_conv = nn.Module()
-        self.depthwise_conv.conv = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
-        self.pointwise_conv = nn.Module()
-        self.pointwise_conv.conv = nn.Conv2d(width, outside, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise_conv.conv(self.depthwise_conv.conv(x))
-
-
-class ZyloHead(nn.Module):
-    """zylo117's head: the norms of a level, one per repeat, are a list; the convs are shared."""
-
-    def __init__(self, width: int, outside: int, levels: int, repeats: int) -> None:
-        super().__init__()
-        self.conv_list = nn.ModuleList(SeparableConv(width, width) for _ in range(repeats))
-        self.bn_list = nn.ModuleList(
-            nn.ModuleList(nn.BatchNorm2d(width, eps=1e-3) for _ in range(repeats))
-            for _ in range(levels)
-        )
-        self.header = SeparableConv(width, outside)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        found = []
-        for x, norms in zip(maps, self.bn_list, strict=True):
-            for conv, norm in zip(self.conv_list, norms, strict=True):
-                x = functional.silu(norm(conv(x)))
-            found.append(self.header(x))
-        return found
-
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with random weights and random BatchNorm statistics, in evaluation mode.
-
-    The variances stay away from zero, the weights are small enough that no map grows or dies.
+    The statistics are near those of an image, so that no map grows or dies on the way.
     """
     generator = torch.Generator().manual_seed(seed)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         for key, value in model.state_dict().items():
-            if not value.is_floating_point():
-                value.fill_(int(torch.randint(1, 9_000, (), generator=generator)))
-            elif key.endswith("running_var"):
-                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            elif value.dim() > 1:
-                fan = value[0].numel()
-                value.copy_(torch.randn(value.shape, generator=generator) * (2 / fan) ** 0.5)
-            elif "edge_weights" in key or (key.endswith("weight") and value.dim() == 1):
-                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            else:
-                value.copy_(torch.randn(value.shape, generator=generator) / 4)
+            if key.endswith("weight") and value.dim() > 1:
+                noise = torch.randn(value.shape, generator=generator)
+                value.copy_(noise * (1.5 / value[0].numel()) ** 0.5)
+            elif value.is_floating_point():
+                shift = 1 if key.endswith("weight") else 0
+                value.copy_(shift + torch.randn(value.shape, generator=generator) / 4)
+        for norm in norms:
+            norm.momentum = 1.0
+        model.train()(torch.rand(2, 3, side, side, generator=generator))
+        for norm in norms:
+            factor = 0.5 + torch.rand(norm.running_var.shape, generator=generator)
+            norm.running_var.mul_(factor).add_(0.01)
+            norm.running_mean.add_(torch.randn(norm.running_mean.shape, generator=generator) / 8)
+            norm.num_batches_tracked.fill_(int(torch.randint(1, 9_000, (), generator=generator)))
     return model.eval()
-
-
-def image(side: int = 64, batch: int = 2) -> Tensor:
-    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(9))
-
-
-def difference(found: list[Tensor] | tuple[Tensor, ...], wanted: list[Tensor]) -> float:
-    """The largest difference of two lists of outputs, relative to the largest output."""
-    with torch.no_grad():
-        worst = max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
-        scale = max(float(b.abs().max()) for b in wanted)
-    assert scale > 1e-3, "the outputs say nothing"
-    return worst / scale
