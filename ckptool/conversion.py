@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from ckptool.architectures import find, frozen, lookalikes
+from ckptool.architectures import darknet_files, detectron2, find, frozen, lookalikes
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from ckptool.planning import (
 from ckptool.plans import Plan, carried_out, execute, made, read_plan
 from ckptool.plugins import Applied
 from ckptool.reading import read
+from ckptool.remote.urls import is_url
 from ckptool.writing import Prepared, Progress, Result, carry_out
 
 
@@ -114,8 +115,14 @@ def prepare(
     """
     options = options or Options()
     _refuse_contradictions(arch, like, plan, options)
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
+    named = arch if plan is None else plan.arch
+    opened = (
+        checkpoint
+        if isinstance(checkpoint, Checkpoint)
+        else read(checkpoint, weights=weights, darknet=darknet_files.is_darknet(named))
+    )
     if plan is not None:
+        opened = darknet_files.keyed(opened, frozen.find(plan.arch) if plan.arch else None)
         execute(plan, opened.weights)
         # Counts and grades as they are, not as the file of the plan says.
         again = made(opened.weights, plan.steps)
@@ -124,8 +131,13 @@ def prepare(
         return _alike(opened, like, options)
     if arch is not None:
         architecture = find(arch)
-        named, _ = carried_out(asked_for(options), opened.weights)
-        target = aim(named, in_dialect(architecture, options.to_dialect), options)
+        opened = darknet_files.keyed(opened, architecture)
+        weights_asked, _ = carried_out(asked_for(options), opened.weights)
+        target = aim(weights_asked, in_dialect(architecture, options.to_dialect), options)
+        if darknet_files.is_part(opened.weights):
+            # Nothing fits strictly: the tensors under their keys are what can be had.
+            found = replace(make_plan(opened.weights, None, options), arch=architecture.name)
+            return Prepared(opened, found, target)
         found = make_plan(opened.weights, target, options)
         return Prepared(opened, found, target, lookalikes(architecture))
     return _identified(opened, options)
@@ -174,7 +186,8 @@ def _alike(
 
     Raises: PlanError if the class count that is asked for is not the other's.
     """
-    other = like if isinstance(like, Checkpoint) else read(like)
+    opened = darknet_files.keyed(opened, None)
+    other = darknet_files.keyed(like if isinstance(like, Checkpoint) else read(like), None)
     architecture = architecture_of(other.weights)
     count = architecture.num_classes if architecture else None
     if options.num_classes is not None and options.num_classes != count:
@@ -197,6 +210,8 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
 
     Raises: PlanError if an architecture is needed and several fit, or none does.
     """
+    if darknet_files.flat(opened.weights) is not None:
+        return _identified_by_size(opened, options)
     named, _ = carried_out(asked_for(options), opened.weights)
     known = candidates(named)
     targets = [aim(named, _spelled(c, options), options) for c in known if c.fits]
@@ -208,6 +223,11 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
         return Prepared(opened, found, targets[0], tuple(fitting[1:]))
     if not options.need_architecture:
         return Prepared(opened, make_plan(opened.weights, None, options), None, tuple(fitting))
+    head = None if fitting else detectron2.head_of(named.specs)
+    if head is not None:
+        # Which rows belong to which class, the keys of such a head tell without a manifest.
+        plan = make_plan(opened.weights, aim(named, head, options), options)
+        return Prepared(opened, replace(plan, arch=None))
     if fitting:
         raise PlanError(
             f"the file fits {listed(fitting, 8)}, which would be converted differently",
@@ -219,6 +239,28 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
         "the file fits no architecture that ckptool knows, and only one tells which tensors "
         "depend on the class count",
         hint=f"--arch NAME; the nearest are {listed(near, 3)}" if near else "--arch NAME",
+        code="plan.architecture",
+    )
+
+
+def _identified_by_size(opened: Checkpoint, options: Options) -> Prepared:
+    """The plan for a darknet file whose size is that of one built-in network only.
+
+    Raises: PlanError if it is that of several or of none.
+    """
+    known = [candidate.arch for candidate in candidates(opened.weights)]
+    if len(known) == 1:
+        return prepare(opened, arch=known[0], options=options)
+    if known:
+        raise PlanError(
+            f"a darknet file has no keys, and its size is that of {listed(known, 8)}, whose layers "
+            "are others, or called otherwise",
+            hint=f"--arch {known[0]}",
+            code="plan.ambiguous",
+        )
+    raise PlanError(
+        "a darknet file has no keys, and its size is that of no network that ckptool knows",
+        hint="--arch darknet:FILE.cfg, with the cfg that the file was trained with",
         code="plan.architecture",
     )
 
@@ -269,5 +311,8 @@ def _stem(path: str) -> str:
     """The path without its suffix, or the folder's where the checkpoint is a folder."""
     folder, name = os.path.split(path)
     if name == dcp.INDEX:
-        return os.path.abspath(folder).removesuffix(".dcp")
+        folder = folder if is_url(folder) else os.path.abspath(folder)
+        return folder.removesuffix(".dcp")
+    if path.startswith(("http://", "https://", "hf://")):
+        folder = ""  # it is not written beside what is only read
     return os.path.join(folder, os.path.splitext(name.removesuffix(".index.json"))[0])

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ckptool.architectures import find, lookalikes, version_notes
+from ckptool.architectures import darknet_files, find, lookalikes, version_notes
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.precision import dtypes
@@ -86,9 +86,15 @@ def diff(
 
     Raises: CkptError.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
+    darknet = darknet_files.is_darknet(arch)
+    found = (
+        checkpoint
+        if isinstance(checkpoint, Checkpoint)
+        else read(checkpoint, weights=weights, darknet=darknet)
+    )
     other = _other(like, like_weights, values)
     target = target_of(arch, other, num_classes, live=live)
+    opened = darknet_files.keyed(found, target.architecture)
     solved = solve(opened.weights, target)
     also = _also_fits(opened.weights, target)
     whole = any(cause.whole for cause in solved.causes)
@@ -107,25 +113,18 @@ def diff(
         also_fits=also,
         distinguished={name: _contrast(target.architecture, name) for name in also},
         not_in_file=target.architecture.card if target.architecture else {},
-        notes=(*_notes(opened.weights, target), *_beyond_weights(solved)),
+        notes=(
+            *darknet_files.told(opened.weights),
+            *_notes(opened.weights, target),
+            *_beyond_weights(solved),
+        ),
         fix=_command(opened, target, solved, casts if strict_dtype else ()),
-    )
-
-
-def _also_fits(weights: WeightSet, target: Target) -> tuple[str, ...]:
-    """The architectures with the target's keys and shapes, but for those that anchors rule out."""
-    if target.architecture is None:
-        return ()
-    names = lookalikes(target.architecture)
-    side = anchor_side(weights)
-    return tuple(name for name in names if side is None or agrees(find(name), side))
-
         found=opened.weights.specs,
         wanted=target.specs,
         values=_compared(opened, other, solved, rtol, atol) if values and other else None,
+    )
 
-def _contrast(architecture: Architecture | None, other: str) -> Mapping[str, tuple[object, object]]:
-    """The facts in which another architecture's card differs, the own one first."""
+
 def _other(
     like: str | os.PathLike[str] | Checkpoint | None, weights: str | None, values: bool
 ) -> Checkpoint | None:
@@ -154,6 +153,17 @@ def _compared(
     return replace(found, edits=edits)
 
 
+def _also_fits(weights: WeightSet, target: Target) -> tuple[str, ...]:
+    """The architectures with the target's keys and shapes, but for those that anchors rule out."""
+    if target.architecture is None:
+        return ()
+    names = lookalikes(target.architecture)
+    side = anchor_side(weights)
+    return tuple(name for name in names if side is None or agrees(find(name), side))
+
+
+def _contrast(architecture: Architecture | None, other: str) -> Mapping[str, tuple[object, object]]:
+    """The facts in which another architecture's card differs, the own one first."""
     own = architecture.card if architecture else {}
     theirs = find(other).card
     names = dict.fromkeys([*own, *theirs])
@@ -194,6 +204,7 @@ def target_of(
     """
     if like is not None:
         other = like if isinstance(like, Checkpoint) else read(like)
+        other = darknet_files.keyed(other, None)
         return Target(other.path, other.weights.specs)
     if arch is None:
         raise ArchitectureError(

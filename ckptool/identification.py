@@ -15,7 +15,7 @@ from functools import cache
 from struct import calcsize, unpack
 
 from ckptool import dialects
-from ckptool.architectures import frozen
+from ckptool.architectures import darknet_files, frozen
 from ckptool.architectures.spec import Architecture, ClassAxis
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
@@ -38,6 +38,7 @@ DERIVED = (
     "anchors.boxes",
     "anchor_grid",
     "cell_anchors",
+    *(f"cell_anchors.{level}" for level in range(6)),
     "relative_position_index",
     "attn_mask",
     "pixel_mean",
@@ -104,8 +105,11 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
     """The built-in architectures that the weights fit or nearly fit, best first.
 
     Other dialects than an architecture's own are looked at if none fits in that; if one does, that
-    dialect may be another's too.
+    dialect may be another's too. Of a darknet file only the size tells.
     """
+    floats = darknet_files.flat(weights)
+    if floats is not None:
+        return tuple(Candidate(*fields) for fields in darknet_files.by_size(floats))
     seen = _seen(weights)
     found = _compared_all(seen, lambda architecture: (None,))
     marked = _shared([candidate for candidate in found if candidate.fits])

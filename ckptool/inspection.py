@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ckptool.architectures import darknet_files
 from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, listed
@@ -70,7 +71,11 @@ def inspect(
         opened.nbytes,
         opened.sets,
         chosen,
-        left_aside(contents.root, chosen, opened.nbytes),
+        tuple(
+            aside
+            for aside in left_aside(contents.root, chosen, opened.nbytes)
+            if aside.name not in contents.metadata  # the provenance in a pickle
+        ),
         contents.globals,
         (*contents.findings, *findings),
         contents.metadata,
@@ -97,7 +102,7 @@ def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list
 
 
 def _findings(chosen: WeightSet) -> list[Finding]:
-    findings = list(chosen.findings)
+    findings = [*chosen.findings, *_darknet(chosen)]
     tied = chosen.aliases
     if tied:
         findings.append(
@@ -138,6 +143,16 @@ def _findings(chosen: WeightSet) -> list[Finding]:
             )
         )
     return findings
+
+
+def _darknet(chosen: WeightSet) -> Iterator[Finding]:
+    """What the size of a darknet file says of it."""
+    floats = darknet_files.flat(chosen)
+    if floats is not None:
+        fits = darknet_files.fitting(floats.numel)
+        known = f"that of {darknet_files.described(fits)}"
+        said = known if fits else "that of no network that ckptool knows; its cfg tells more"
+        yield Finding("darknet-size", f"its size is {said}")
 
 
 def _wasted(tensors: Mapping[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from ckptool.architectures import darknet_files
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint, WeightSet
@@ -75,6 +76,10 @@ def load_into(
     found = _without(opened.weights, kept)
     fits = compare(found.specs, wanted, found.versions).fits
     rules = has_own_rules(model)
+    if darknet_files.flat(opened.weights) is not None:
+        opened = darknet_files.keyed(opened, _live(model, wanted).target.architecture)
+        found = _without(opened.weights, kept)
+        fits = compare(found.specs, wanted, found.versions).fits
     if class_map is None and (fits or rules) and not _narrowed(found, wanted):
         _refuse_other_kinds(found, wanted)
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool import dialects
-from ckptool.architectures import frozen
+from ckptool.architectures import darknet_files, frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
@@ -108,7 +108,8 @@ def as_found(candidate: Candidate) -> Architecture | None:
     """The built-in architecture of a candidate, in the candidate's dialect."""
     architecture = frozen.find(candidate.arch)
     own = dialects.native(architecture) if architecture else None
-    if architecture is None or own is None or candidate.dialect == own.name:
+    spoken = (own.name, darknet_files.DIALECT) if own else ()
+    if architecture is None or own is None or candidate.dialect in spoken:
         return architecture
     return in_dialect(architecture, candidate.dialect)
 

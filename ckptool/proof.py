@@ -43,22 +43,24 @@ def prove(
     metadata: Mapping[str, str],
     progress: Callable[[int], None] | None = None,
     pool: Executor | None = None,
+    reopen: Callable[[str], Checkpoint] | None = None,
 ) -> Proof:
     """Read a written file, or a folder of shards, and compare it with what was planned.
 
     `metadata` is what the file must say of itself. `progress` is told how many bytes were compared.
+    `reopen` reads the file, where its weights are not the file itself.
 
     Raises: VerificationError if the file is not what was planned.
     """
     try:
-        written = read(path, weights=".")
+        written = reopen(path) if reopen else read(path, weights=".")
     except CkptError as error:
         raise VerificationError(
             f"the written file cannot be read: {error.message}", code="verification.read"
         ) from None
     _compare_keys(written, planned)
     _compare_ties(written, planned)
-    _compare_metadata(path, metadata)
+    _compare_metadata(path, written, metadata)
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
     # The same bytes under another key are compared once.
@@ -119,10 +121,10 @@ def _compare_ties(written: Checkpoint, planned: WeightSet) -> None:
         )
 
 
-def _compare_metadata(path: str, wanted: Mapping[str, str]) -> None:
+def _compare_metadata(path: str, written: Checkpoint, wanted: Mapping[str, str]) -> None:
     """Every file of a set must say the same of itself."""
-    for file in _files(path):
-        found = open_file(file).contents.metadata
+    alone = [written.contents.metadata] if not os.path.isdir(path) else []
+    for found in alone or (open_file(file).contents.metadata for file in _files(path)):
         for name, text in wanted.items():
             if found.get(name) != text:
                 raise VerificationError(

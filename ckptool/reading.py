@@ -23,14 +23,17 @@ class Opened:
     sets: tuple[WeightSet, ...]
 
 
-def read(path: str | os.PathLike[str], *, weights: str | None = None) -> Checkpoint:
+def read(
+    path: str | os.PathLike[str], *, weights: str | None = None, darknet: bool = False
+) -> Checkpoint:
     """The checkpoint in a file: key to LazyTensor; nothing is read but headers, nothing is run.
 
-    `weights` names the weight set where the file holds several.
+    `weights` names the weight set where the file holds several; `darknet` says that a file of no
+    other format is darknet's, whatever it is called.
 
     Raises: CkptError.
     """
-    opened = open_file(path)
+    opened = open_file(path, darknet=darknet)
     try:
         chosen = choose(opened.sets, weights)
     except CkptError as error:
@@ -47,7 +50,7 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False) -> Opened:
     name = checkpoint_in(name) if is_folder(name) else name
     file = open_bytes(name)
     try:
-        contents = read_contents(file)
+        contents = read_contents(file, darknet_meant=darknet)
         sets = find(contents.root, file.size)
         file.check_unchanged()
     except CkptError as error:

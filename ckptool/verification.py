@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptool import architectures
+from ckptool.architectures import darknet_files
 from ckptool.architectures.live import quiet, told
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
@@ -54,7 +55,14 @@ def verify(
 
     Raises: CkptError if the file is unreadable or the architecture is not installed.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
+    darknet = darknet_files.is_darknet(arch)
+    opened = (
+        checkpoint
+        if isinstance(checkpoint, Checkpoint)
+        else read(checkpoint, weights=weights, darknet=darknet)
+    )
+    if darknet:
+        opened = darknet_files.keyed(opened, architectures.find(arch))
     model = architectures.build(arch, num_classes)
     try:
         load_strictly(model, opened.weights)

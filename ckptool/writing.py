@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
+from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
 from ckptool.compare import compare
 from ckptool.destinations import check_suffix, put
-from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, listed, quoted
+from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, quoted
 from ckptool.files import Readable
 from ckptool.formats.payload import Payload
 from ckptool.formats.target import refuse_target
+from ckptool.outputs import formed
 from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
 from ckptool.proof import Proof, prove
@@ -80,16 +82,21 @@ def carry_out(
     weights, applied = execute(plan, checkpoint.weights)
     if not weights.tensors:
         raise PlanError("no tensor is left to be written", code="plan.empty")
+    sharded = max_shard_size is not None
+    form = formed(output, checkpoint, weights, prepared.target, sharded=sharded)
+    weights = form.weights
     total = sum(tensor.nbytes for tensor in weights.tensors.values())
-    metadata = _own_metadata(checkpoint)
     with workers() as pool, hashing(files, pool) as hashed:
         text = provenance(plan, checkpoint, weights, hashed)
         counter = _counter("write", total, progress)
-        payload = Payload(weights.tensors, weights.versions, metadata, text, counter, pool)
+        payload = Payload(
+            form.tensors, weights.versions, form.metadata, text, counter, pool, form.wrapper
+        )
 
         def check(path: str) -> Proof:
-            said = {**(metadata if _holds_metadata(output) else {}), KEY: text(True)}
-            proof = prove(path, weights, said, _counter("verify", total, progress), pool)
+            said = {**form.said, KEY: text(True)} if form.traced else form.said
+            progressed = _counter("verify", total, progress)
+            proof = prove(path, weights, said, progressed, pool, form.reopen)
             for file in files:
                 file.check_unchanged()
             return proof
@@ -101,15 +108,13 @@ def carry_out(
         except VerificationError as error:
             raise error.located(quoted(output)) from None
         hashes = hashed.result()
-    notes = [note for result in applied for note in result.notes]
-    if metadata and not _holds_metadata(output):
-        notes.append(f"a torch file has no place for the source's metadata: {listed(metadata)}")
+    notes = [*told(checkpoint.weights), *(note for result in applied for note in result.notes)]
     return Result(
         checkpoint.path,
         written.path,
         plan,
-        dropped_keys(applied),
-        tuple(notes),
+        (*dropped_keys(applied), *form.dropped),
+        (*notes, *form.notes),
         True,
         written.nbytes,
         hashes[files[0].path],
@@ -138,19 +143,6 @@ def _fits(target: Target | None, proof: Proof) -> bool | None:
     if target is None:
         return None
     return compare(proof.weights.specs, target.specs, proof.weights.versions).fits
-
-
-def _own_metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """The texts that the source's makers put into it, if it is of a safetensors file."""
-    metadata = checkpoint.contents.metadata
-    if not _holds_metadata(checkpoint.contents.format):
-        return {}
-    return {key: value for key, value in metadata.items() if key not in (KEY, "format")}
-
-
-def _holds_metadata(name: str) -> bool:
-    """Whether the format, or the file of that name, has a place for texts."""
-    return name.endswith("safetensors")
 
 
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:

@@ -18,7 +18,7 @@ MOST_LINES = 400
 # Lowest first; a name may be a module or a folder.
 LAYERS = (
     "errors dtypes version grouping threads",
-    "rules files places records tensors labels",
+    "rounding rules files remote places records tensors labels",
     "checkpoint salvage averages candidates containers statistics",
     "formats",
     "reading",
@@ -29,7 +29,7 @@ LAYERS = (
     "plans solving",
     "planning",
     "diagnose provenance",
-    "verification proof",
+    "outputs verification proof",
     "destinations",
     "writing conversion loading inspection preflight",
     "render",

@@ -1,8 +1,8 @@
 """What must exist: every architecture that has a name, as data or as a live model.
 
 Built in are the frozen ones (`ckptool archs` lists them). A name with a prefix is measured on a
-live model: `torchvision:NAME`, `timm:NAME`, `darknet:FILE.cfg` (which needs no torch), and
-`package.module:callable`. Other packages add names by an entry point of the group
+live model: `torchvision:NAME`, `timm:NAME`, `detectron2:NAME`, `darknet:FILE.cfg` (which needs no
+torch), and `package.module:callable`. Other packages add names by an entry point of the group
 `ckptool.architectures`: a module or object with the three functions of `Plugin`.
 """
 
@@ -23,7 +23,12 @@ from ckptool.files import names_in
 GROUP = "ckptool.architectures"
 
 _CALLABLE = "custom"
-_PREFIXES = {"darknet": "yolov4", "timm": "timm", "torchvision": "torchvision"}
+_PREFIXES = {
+    "darknet": "yolov4",
+    "detectron2": "detectron2",
+    "timm": "timm",
+    "torchvision": "torchvision",
+}
 
 
 class Source(Protocol):
@@ -130,7 +135,7 @@ def _source(name: str) -> Source:
     if entry is not None:
         return _module(entry["family"])
     prefix, colon, _ = name.partition(":")
-    if colon and prefix != "detectron2":
+    if colon:
         return _module(_PREFIXES.get(prefix, _CALLABLE))
     for plugin, own in _plugins():
         if name in own:

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from ckptool.architectures import effdet, torchvision, yolov4
+from ckptool.architectures import detectron2, effdet, frozen, torchvision, yolov4
 from ckptool.architectures.frozen import FOLDER, INDEX
 from ckptool.architectures.spec import Architecture
+from ckptool.errors import ArchitectureError
 from ckptool.files import ByteFile, names_in
 from ckptool.formats.atomic import Output, replace_file
 from ckptool.tensors import TensorSpec
@@ -32,7 +33,19 @@ def measured() -> dict[str, Architecture]:
     found = [effdet.measure(name) for name in effdet.names()]
     found += [yolov4.measure(name) for name in yolov4.NAMES]
     found += [torchvision.measure(name) for name in torchvision.names()]
+    found += [_measured_or_frozen(name) for name in detectron2.NAMES]
     return {architecture.name: architecture for architecture in found}
+
+
+def _measured_or_frozen(name: str) -> Architecture:
+    """The architecture as it is instantiated, or as it was where the package is not installed."""
+    try:
+        return detectron2.measure(name)
+    except ArchitectureError:
+        found = frozen.find(name)
+        if found is None:
+            raise
+        return found
 
 
 def contents(architectures: Mapping[str, Architecture]) -> dict[str, bytes]:

@@ -120,8 +120,12 @@ def foreground(layouts: Mapping[str, RowLayout], num_classes: int) -> int:
 
 
 def stem(specs: Mapping[str, TensorSpec]) -> str | None:
-    """The key of the first convolution's weight: the first tensor with four axes."""
-    return next((key for key, spec in specs.items() if len(spec.shape) == 4), None)
+    """The key of the first convolution's weight: the first tensor with four axes.
+
+    Detectron2 lists the neck before the backbone, whose first module is called `stem`.
+    """
+    found = [key for key, spec in specs.items() if len(spec.shape) == 4]
+    return next((key for key in found if ".bottom_up.stem." in key), found[0] if found else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ def _is_box_head(key: str, situation: Situation) -> bool:
     return (
         any(name in key for name in _BOX_HEADS)
         and have[1:] == want[1:]
+        and have[1:2] != (1,)  # a depthwise convolution, whose rows are channels
         and have[:1] != want[:1]
         and bool(have)
         and not have[0] % _PER_BOX

@@ -63,6 +63,8 @@ WRITERS = {
     ".pt": "torch_zip_writer",
     ".ckpt": "torch_zip_writer",
     ".bin": "torch_zip_writer",
+    ".pkl": "numpy_pickle_writer",
+    ".weights": "darknet_writer",
 }
 
 
@@ -82,22 +84,26 @@ def writer_for(path: str) -> Callable[[Output, Payload], None]:
     return cast("Callable[[Output, Payload], None]", module.write)
 
 
-def read_contents(file: Readable) -> Contents:
+def read_contents(file: Readable, *, darknet_meant: bool = False) -> Contents:
     """What a file holds, read by the first format that recognises it.
+
+    A file that none recognises is read as darknet's if that is meant.
 
     Raises: FormatError, NotACheckpointError, UnsupportedError.
     """
     if sharded.sniff(_head(file), file):
         return sharded.read(file, _read_one)
-    return _read_one(file)
+    return _read_one(file, darknet_meant=darknet_meant)
 
 
-def _read_one(file: Readable) -> Contents:
+def _read_one(file: Readable, *, darknet_meant: bool = False) -> Contents:
     """What one file holds: an index of shards is none, so that a shard cannot be an index."""
     head = _head(file)
     for module in FORMATS:
         if module.sniff(head, file):
             return module.read(file)
+    if darknet_meant and darknet.plausible(head, file):
+        return darknet.read(file)
     raise foreign.explain(head, file)
 
 

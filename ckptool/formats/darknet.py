@@ -34,6 +34,11 @@ def plausible(head: bytes, file: Readable) -> bool:
     return 0 <= major <= 9 and 0 <= minor <= 99 and 0 <= revision <= 99 and any((major, minor))
 
 
+def wide_seen(major: int, minor: int) -> bool:
+    """Whether a file of that version counts the images it has seen in 64 bits, not in 32."""
+    return major * 10 + minor >= 2
+
+
 def read(file: Readable) -> Contents:
     """One flat float32 tensor; `major`, `minor`, `revision` and `seen` are the metadata.
 
@@ -45,7 +50,7 @@ def read(file: Readable) -> Contents:
             f"darknet version {major}.{minor}: readers disagree on such a header",
             code="darknet.version",
         )
-    start = 20 if major * 10 + minor >= 2 else 16
+    start = 20 if wide_seen(major, minor) else 16
     seen = int.from_bytes(file.read(12, start - 12), "little")
     size = file.size - start
     if size % 4:

@@ -30,7 +30,8 @@ class Payload:
     `versions` is torch's `_metadata`; `metadata` are texts of the format's own. `provenance` gives
     the provenance's text: a draft before the tensors are written, the final one, of the same
     length, after. `progress` is told how many bytes were just written; where there is a `pool`,
-    its threads write side by side.
+    its threads write side by side. `wrapper` is the key of the mapping that the tensors go into,
+    None where they are the file's own.
     """
 
     tensors: Mapping[str, LazyTensor]
@@ -39,6 +40,7 @@ class Payload:
     provenance: Callable[[bool], str] | None = None
     progress: Callable[[int], None] = _nothing
     pool: Executor | None = None
+    wrapper: str | None = None
 
 
 def put_tensors(

@@ -16,14 +16,22 @@ _BATCH = 1_000
 
 
 def dump_state_dict(
-    entries: Iterable[tuple[str, TensorSpec, str]], versions: Mapping[str, int] | None = None
+    entries: Iterable[tuple[str, TensorSpec, str]],
+    versions: Mapping[str, int] | None = None,
+    wrapper: str | None = None,
 ) -> bytes:
     """The pickled OrderedDict of (key, spec, storage key); `versions` becomes its `_metadata`.
+
+    With `wrapper` it is the only entry, of that key, of a dict.
 
     Each tensor is contiguous from the start of its storage; equal storage keys share one.
     """
     writer = _Writer()
     writer.parts.append(b"\x80\x02")
+    if wrapper is not None:
+        writer.parts.append(b"}")
+        writer.put()
+        writer.text(wrapper)
     writer.ordered_dict()
     writer.items((key, _Tensor(spec, storage)) for key, spec, storage in entries)
     if versions is not None:
@@ -33,7 +41,7 @@ def dump_state_dict(
         writer.ordered_dict()
         writer.items(versions.items())
         writer.parts.append(b"sb")
-    writer.parts.append(b".")
+    writer.parts.append(b"." if wrapper is None else b"s.")
     return b"".join(writer.parts)
 
 

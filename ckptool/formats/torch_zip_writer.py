@@ -42,7 +42,7 @@ def write(output: Output, payload: Payload) -> None:
     numbers = storages(tensors)
     entries = ((key, tensor.spec, str(numbers[key])) for key, tensor in tensors.items())
     archive = _Archive(output)
-    archive.add("data.pkl", dump_state_dict(entries, payload.versions))
+    archive.add("data.pkl", dump_state_dict(entries, payload.versions, payload.wrapper))
     archive.add("byteorder", b"little")
     data = {numbers[key]: tensor for key, tensor in tensors.items()}
     records = [archive.reserve(f"data/{n}", tensor.nbytes) for n, tensor in data.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ckptool.compare import COUNTER
 from ckptool.errors import counted, listed, printable, quoted
 from ckptool.grouping import group
 from ckptool.plugins import EXACT, LOSSY, SELECTIVE, describe
@@ -70,7 +71,7 @@ def result_text(found: Result, width: int = 100) -> str:
     """What `convert` shows: that the file is there and proven, what was done, and what it cost."""
     lines = [
         f"{printable(found.output)}: {size(found.nbytes)}, written, read back and proven",
-        _verdict(found),
+        verdict(found),
         "",
         *_steps(found.plan, width),
         *_remarks(found.notes, found.dropped, found.measured, found.also_fits, width),
@@ -94,12 +95,15 @@ def _target(found: Plan) -> str:
     return f"a plan for {printable(name)}{count}"
 
 
-def _verdict(found: Result) -> str:
+def verdict(found: Result) -> str:
+    """Whether the output fits what it was made for."""
     name = found.plan.arch or found.plan.like
     if found.fits_strict is None or name is None:
         return "no architecture was named or recognised: what is not in a step is as it was"
     classes = found.plan.num_classes
     count = "" if classes is None else f" with {counted(classes, 'class', 'classes')}"
+    if found.output.endswith(".weights"):
+        return f"it is a darknet file of {printable(name)}{count}: its cfg reads it"
     if not found.fits_strict:
         return f"it does NOT fit {printable(name)}{count}: `ckptool diff` says why"
     return f"it fits {printable(name)}{count}: load_state_dict(strict=True) succeeds"
@@ -137,6 +141,8 @@ def _remarks(
     texts = list(notes)
     if dropped:
         patterns = [pattern for pattern, _, _ in group((key, 0) for key in dropped)]
+        if len(patterns) > _MOST_DROPPED and all(key.endswith(COUNTER) for key in dropped):
+            patterns = [f"*.{COUNTER}"]
         texts.append(f"left out, {len(dropped):,}: {listed(patterns, _MOST_DROPPED)}")
     cost = _cost(measured)
     if cost:

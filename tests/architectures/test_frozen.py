@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ckptool import architectures
-from ckptool.architectures import effdet, freezing, frozen, torchvision, yolov4
+from ckptool.architectures import detectron2, effdet, freezing, frozen, torchvision, yolov4
 from ckptool.architectures.live import quiet
 from ckptool.architectures.spec import Architecture
 from ckptool.tensors import TensorSpec
@@ -86,7 +86,7 @@ def test_freezing_writes_what_changed_and_removes_what_is_gone(
 
 
 def test_all_families_are_frozen_whole() -> None:
-    names = (*effdet.names(), *yolov4.NAMES, *torchvision.names())
+    names = (*effdet.names(), *yolov4.NAMES, *torchvision.names(), *detectron2.NAMES)
 
     assert tuple(frozen.index()) == names
     assert len(effdet.names()) == len(EFFDET) == 47

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ckptool.checkpoint import Refused
+from ckptool.containers import left_aside
 from ckptool.errors import CkptError, FormatError
 from ckptool.reading import open_file, read
 
@@ -93,7 +94,9 @@ def test_a_caffe2_file(tmp_path: Path) -> None:
     }
     ckpt = read(dumped(tmp_path, {"blobs": blobs, "cfg": "MODEL:\n  TYPE: rcnn\n"}, 2))
     assert ckpt.weights.name == "blobs"
-    assert list(ckpt) == ["conv1_w", "conv1_w_momentum"]
+    assert list(ckpt) == ["conv1_w"]
+    aside = left_aside(ckpt.contents.root, ckpt.weights, ckpt.nbytes)
+    assert [item.name for item in aside] == ["cfg", "blobs.conv1_w_momentum", "blobs.weight_order"]
 
 
 def test_arrays_that_hold_no_numbers_are_listed(tmp_path: Path) -> None:
