@@ -4,8 +4,6 @@ Options: `dtype`; `overflow` (`error`, `keep-fp32` or `clamp`: what happens to f
 the new type cannot hold); `large` (with `keep-fp32`: the keys that stay float32 because of it);
 `keep_fp32` (globs of keys that stay float32); `except` (keys that are never cast: buffers that the
 architecture derives); `only` (keys: no others are cast).
-
-The values are torch's own: from float64 to a 16-bit type they are rounded to float32 on the way.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from ckptool.dtypes import CAST_TARGETS, DTYPES, numpy_dtype
 from ckptool.errors import LossError, PlanError, VerificationError, listed, quoted
 from ckptool.plugins import EXACT, LOSSY, Applied
 from ckptool.plugins.drop import matching
+from ckptool.rounding import can_be_plain, has_infinity, is_same, plainly_rounded, rounded
 from ckptool.tensors import Extent, LazyTensor, TensorSpec, rechunk
 
 NAME = "cast"
@@ -34,7 +33,7 @@ _LARGEST = {
 }
 # The smallest positive value of each type, a subnormal.
 _SMALLEST = {"float64": 5e-324, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
-_BLOCK = 1 << 20  # elements that are checked at once
+_BLOCK = 1 << 18  # elements that are checked at once
 
 
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
@@ -108,16 +107,6 @@ def _named(weights: WeightSet, keys: Sequence[str]) -> set[LazyTensor]:
     return {weights.tensors[key] for key in keys if key in weights.tensors}
 
 
-def _converted(values: Any, dtype: str) -> Any:
-    """The values in another type, as torch casts them; what is too large becomes infinite."""
-    import numpy
-
-    with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if values.dtype == numpy.float64 and dtype == "float16":
-            values = values.astype(numpy.float32)
-        return values.astype(numpy_dtype(dtype))
-
-
 def _overflows(tensor: LazyTensor) -> bool:
     """Whether a tensor is a cast one that a finite value is too large for."""
     if not isinstance(tensor.source, Cast):
@@ -154,8 +143,8 @@ class Cast:
         narrow = not widens(self.input.dtype, spec.dtype)
         for chunk in self.input.chunks(step):
             values = numpy.frombuffer(chunk, before)
-            cast = _converted(values, spec.dtype)
-            if narrow:
+            cast = rounded(values, spec.dtype)
+            if narrow and has_infinity(cast):
                 with numpy.errstate(invalid="ignore"):  # NaN that signals
                     cast = self._in_range(values, cast, spec.dtype)
             yield memoryview(cast.view(numpy.uint8).data)
@@ -195,9 +184,15 @@ class Cast:
         found_blocks = rechunk(written.chunks(), _BLOCK * DTYPES[spec.dtype].itemsize)
         wanted_blocks = rechunk(self.input.chunks(), _BLOCK * DTYPES[self.input.dtype].itemsize)
         for found, wanted in zip(found_blocks, wanted_blocks, strict=True):
+            new = numpy.frombuffer(found, numpy_dtype(spec.dtype))
+            old = numpy.frombuffer(wanted, numpy_dtype(self.input.dtype))
+            if is_same(old, new):
+                continue
+            if can_be_plain(old, new):
+                chosen, worst = plainly_rounded(old, new, worst)
+                old, new = old[chosen], new[chosen]
             with numpy.errstate(over="ignore", invalid="ignore"):
-                new = numpy.frombuffer(found, numpy_dtype(spec.dtype)).astype(numpy.float64)
-                old = numpy.frombuffer(wanted, numpy_dtype(self.input.dtype)).astype(numpy.float64)
+                old, new = old.astype(numpy.float64), new.astype(numpy.float64)
                 over = self._off_range(spec.dtype, old)
                 if not self._is_cast(spec.dtype, old, new, over):
                     raise VerificationError(

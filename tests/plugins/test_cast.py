@@ -186,7 +186,7 @@ def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch):
     """One value in a hundred thousand, off by two steps, is found."""
     from ckptool.plugins import cast
 
-    right = cast._converted
+    right = cast.rounded
 
     def wrong(values, dtype):
         made = right(values, dtype).copy()
@@ -194,7 +194,7 @@ def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch):
             made.view("u2")[len(made) // 2] += 2
         return made
 
-    monkeypatch.setattr(cast, "_converted", wrong)
+    monkeypatch.setattr(cast, "rounded", wrong)
     with pytest.raises(ckptool.VerificationError, match="`x`: a value is not the cast of its own"):
         converted(tmp_path, {"x": torch.rand(100_000) + 1}, dtype="fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
