@@ -168,7 +168,19 @@ def globs(chosen: Collection[str], everything: Collection[str]) -> list[str]:
             matches = re.compile(translate(template)).match
             members = members if any(map(matches, set(everything) - wanted)) else [template]
         short += members
+    start = _shared_start(chosen) if len(short) > 1 else ""
+    if start and not any(key.startswith(start) for key in everything if key not in wanted):
+        return [f"{_escaped(start)}*"]
     return short
+
+
+def _shared_start(keys: Collection[str]) -> str:
+    """What all keys start with, up to the last dot or underscore in it."""
+    first, last = min(keys), max(keys)
+    same = next(
+        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    return first[: max(first.rfind(".", 0, same), first.rfind("_", 0, same)) + 1]
 
 
 def _modules(key: str) -> list[str]:

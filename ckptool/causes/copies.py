@@ -19,7 +19,6 @@ def ema_mirror(situation: Situation) -> list[Cause]:
     copies = [key for key in situation.extra if key in mirrored]
     if not copies:
         return []
-    others = any(key.startswith("ema_") for key in found if key not in set(copies))
     return [
         Cause(
             "ema-mirror",
@@ -28,7 +27,6 @@ def ema_mirror(situation: Situation) -> list[Cause]:
             "the plain names hold the average",
             "drop",
             {"drop": copies},
-            None if others else "--drop 'ema_*'",
             exact=False,
         )
     ]

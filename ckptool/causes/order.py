@@ -28,6 +28,7 @@ AROUND: tuple[Detector, ...] = (
     not_dense,
     empty_shells,
     renamed_members,
+    norm_spelling,
     ema_mirror,
     adapters,
     derived,
@@ -37,7 +38,6 @@ AROUND: tuple[Detector, ...] = (
 # How the same network may differ from what is wanted.
 INSIDE: tuple[Detector, ...] = (
     head_norms,
-    norm_spelling,
     reparametrised,
     fused_norms,
     redundant_biases,

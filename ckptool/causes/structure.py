@@ -22,7 +22,7 @@ def redundant_biases(situation: Situation) -> list[Cause]:
     """Biases right before a BatchNorm, which effdet's `redundant_bias` adds (the `tf_` configs)."""
     found, wanted = situation.found, situation.wanted
     causes = []
-    extra = _followed_by_norm(situation.extra, found)
+    extra = _followed_by_norm(situation.extra, found, wanted)
     if extra:
         biases = counted(len(extra), "bias", "biases")
         causes.append(
@@ -36,11 +36,7 @@ def redundant_biases(situation: Situation) -> list[Cause]:
                 automatic=True,
             )
         )
-    lacking = {
-        key: means
-        for key, means in _followed_by_norm(situation.missing, wanted).items()
-        if f"{key[:-4]}weight" in found and all(mean in found for mean in means)
-    }
+    lacking = _followed_by_norm(situation.missing, wanted, found)
     if lacking:
         biases = counted(len(lacking), "bias", "biases")
         # Of the type of the norm behind them: a file in half precision stays one.
@@ -120,7 +116,8 @@ def fused_norms(situation: Situation) -> list[Cause]:
         for key in situation.extra
         if key.endswith("bias") and len(wanted.get(f"{key[:-4]}weight", _SCALAR).shape) > 1
     ]
-    if not gone or 2 * len(biases) < len(gone):
+    none_left = not any(key.endswith("running_mean") for key in found)
+    if not gone or not biases or (2 * len(biases) < len(gone) and not none_left):
         return []
     modules = set(gone)
     lost = [key for key in situation.missing if f"{key.rpartition('.')[0]}." in modules]
@@ -151,8 +148,13 @@ _PARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _followed_by_norm(keys: Iterable[str], specs: Mapping[str, TensorSpec]) -> dict[str, list[str]]:
-    """Each bias of effdet's that stands before a norm, with the running means that it feeds."""
+def _followed_by_norm(
+    keys: Iterable[str], specs: Mapping[str, TensorSpec], others: Mapping[str, TensorSpec]
+) -> dict[str, list[str]]:
+    """Each bias of effdet's that stands before a norm, with the running means that it feeds.
+
+    The other side has the convolution and the norm too.
+    """
     means: dict[tuple[str, str], list[str]] = {}
     for key in specs:
         match = _HEAD_MEAN.fullmatch(key) if "_net.bn_rep." in key else None
@@ -167,7 +169,8 @@ def _followed_by_norm(keys: Iterable[str], specs: Mapping[str, TensorSpec]) -> d
             fed = means.get((head[1], head[2]), [])
         else:
             fed = [f"{node[1]}.bn.running_mean"] if node else []
-        if fed and all(mean in specs and specs[mean].shape == specs[key].shape for mean in fed):
+        fitting = all(mean in specs and specs[mean].shape == specs[key].shape for mean in fed)
+        if fed and fitting and all(k in others for k in (f"{key[:-4]}weight", *fed)):
             behind[key] = fed
     return behind
 
