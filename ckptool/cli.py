@@ -28,6 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refused(error, words)
     except click.UsageError as error:
         hint = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else None
+    try:
+        return _run(words)
+    finally:
+        if "ckptool.remote.stores" in sys.modules:
+            from ckptool.traffic import say_traffic
+
+            say_traffic()
+
+
+def _run(words: Sequence[str]) -> int:
         message = error.format_message()
         return _refused(CkptError(_lowered(message), hint=hint, code="usage"), words)
     except click.exceptions.Exit as stop:

@@ -30,6 +30,7 @@ from ckptool.planning import (
 from ckptool.plans import Plan, carried_out, execute, made, read_plan
 from ckptool.plugins import Applied
 from ckptool.reading import read
+from ckptool.remote.urls import is_url
 from ckptool.writing import Prepared, Progress, Result, carry_out
 
 
@@ -310,5 +311,8 @@ def _stem(path: str) -> str:
     """The path without its suffix, or the folder's where the checkpoint is a folder."""
     folder, name = os.path.split(path)
     if name == dcp.INDEX:
-        return os.path.abspath(folder).removesuffix(".dcp")
+        folder = folder if is_url(folder) else os.path.abspath(folder)
+        return folder.removesuffix(".dcp")
+    if path.startswith(("http://", "https://", "hf://")):
+        folder = ""  # it is not written beside what is only read
     return os.path.join(folder, os.path.splitext(name.removesuffix(".index.json"))[0])

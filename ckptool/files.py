@@ -142,12 +142,7 @@ def sibling(path: str, name: str) -> str:
     Raises: FormatError for a name that is not a plain one, or a link that leads out of the folder
     (but for the cache of huggingface_hub, where links stay inside one `models--…` tree).
     """
-    if (
-        name in ("", ".", "..")
-        or name[0] == "-"
-        or not name.isprintable()
-        or set(name) & set("/\\:")
-    ):
+    if not is_plain(name):
         raise FormatError(
             f"{quoted(name)} is not a plain file name: it could lead out of the folder",
             code="index.path",
@@ -163,6 +158,12 @@ def sibling(path: str, name: str) -> str:
                 f"{quoted(name)} is a link that leads out of the folder", code="index.path"
             )
     return found
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is that of a file, and leads nowhere."""
+    unsafe = name in ("", ".", "..") or name[0] == "-" or not name.isprintable()
+    return not unsafe and not set(name) & set("/\\:")
 
 
 def names_in(folder: str) -> list[str]:

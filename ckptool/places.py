@@ -1,25 +1,46 @@
-"""Where a path leads: to the local disk. The one place that decides how a file is opened."""
+"""Where a path leads: to the local disk or, as a URL, elsewhere; the one place that decides it.
+
+What is elsewhere is imported only when a path leads there.
+"""
 
 from __future__ import annotations
 
 import os
 
 from ckptool import files
-from ckptool.files import ByteFile, Readable
+from ckptool.errors import FormatError, quoted
+from ckptool.files import ByteFile, MemoryFile, Readable
+from ckptool.remote.urls import is_url, shown
 
 
 def open_bytes(path: str) -> Readable:
     """The open file of a path."""
+    if is_url(path):
+        from ckptool.remote.file import RemoteFile
+
+        return RemoteFile(path)
     return ByteFile(path)
 
 
 def is_folder(path: str) -> bool:
-    """Whether the path is that of a folder."""
-    return os.path.isdir(path)
+    """Whether the path is that of a folder; a URL with a suffix is taken for a file's."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    if path.endswith("/"):
+        return True
+    if path.startswith("http") or "." in path.rpartition("/")[2]:
+        return False
+    from ckptool.remote import stores
+
+    return stores.stat(path).folder
 
 
 def names_in(folder: str) -> list[str]:
     """The sorted names in a folder; CkptError if it cannot be listed."""
+    if is_url(folder):
+        from ckptool.remote import stores
+
+        return stores.names_in(folder)
     return files.names_in(folder)
 
 
@@ -33,4 +54,21 @@ def sibling(path: str, name: str) -> str:
 
     Raises: FormatError for a name that leads elsewhere.
     """
+    if is_url(path):
+        if not files.is_plain(name):
+            raise FormatError(
+                f"{quoted(name)} is not a plain file name: it could lead out of the folder",
+                code="index.path",
+            )
+        return os.path.join(os.path.dirname(path), name)
     return files.sibling(path, name)
+
+
+def is_stored(file: Readable) -> bool:
+    """Whether the bytes are those of a file, and not of something inside one."""
+    return not isinstance(file, MemoryFile)
+
+
+def printed(path: str) -> str:
+    """The path as it may be shown: a URL without secrets."""
+    return shown(path)

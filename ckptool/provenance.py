@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.errors import CkptError, quoted
-from ckptool.files import ByteFile, Readable
+from ckptool.files import Readable
 from ckptool.formats import darknet
 from ckptool.formats.darknet_writer import header
-from ckptool.formats.dcp import Tiled
+from ckptool.formats.tiles import Tiled
+from ckptool.places import is_stored, open_bytes
 from ckptool.tensors import Source, View
 from ckptool.version import VERSION
 
@@ -62,8 +63,8 @@ def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
     for tensor in checkpoint.weights.tensors.values():
         for file in _files_of(tensor.source):
             files.setdefault(file.path, file)
-    own = files.pop(checkpoint.path, None) or ByteFile(checkpoint.path)
-    return (own, *(file for file in files.values() if isinstance(file, ByteFile)))
+    own = files.pop(checkpoint.path, None) or open_bytes(checkpoint.path)
+    return (own, *(file for file in files.values() if is_stored(file)))
 
 
 def _files_of(source: Source) -> tuple[Readable, ...]:

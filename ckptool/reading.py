@@ -49,6 +49,7 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False) -> Opened:
     name = os.fspath(path)
     name = checkpoint_in(name) if is_folder(name) else name
     file = open_bytes(name)
+    name = file.path
     try:
         contents = read_contents(file, darknet_meant=darknet)
         sets = find(contents.root, file.size)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from ckptool.errors import FormatError, quoted
 from ckptool.files import BLOCK, Readable
@@ -16,7 +16,8 @@ class Record:
 
     `offset` is where the bytes start in the file, `stored` how many there are; `nbytes` is the
     size of the storage itself, larger than `stored` when it is deflated. `crc` is the CRC-32 of
-    the storage, None where the file has none.
+    the storage, None where the file has none. `confirm` raises if the record is not at `offset`;
+    None where that is known already.
     """
 
     file: Readable
@@ -27,12 +28,15 @@ class Record:
     crc: int | None = None
     deflated: bool = False
     name: str = ""
+    confirm: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     def blocks(self, step: int = BLOCK) -> Iterator[bytes]:
         """The whole storage in order; FormatError at the end if its CRC is not the stored one.
 
         Once it was found right, it is not computed again: the file is watched for changes.
         """
+        if self.confirm is not None:
+            self.confirm()
         raw = self.file.blocks(self.offset, self.stored, step)
         blocks = _inflate(raw, self.nbytes, self.name, step) if self.deflated else raw
         if self.crc is None or self.offset in self.file.verified:
@@ -52,6 +56,8 @@ class Record:
 
     def check(self) -> None:
         """Read the whole storage once if its CRC was not checked yet."""
+        if self.confirm is not None:
+            self.confirm()
         if self.crc is not None and self.offset not in self.file.verified:
             for _ in self.blocks():
                 pass

@@ -10,12 +10,11 @@ from threading import Lock
 from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
-from ckptool.compare import compare
-from ckptool.destinations import check_suffix, put
+from ckptool.compare import compare_weights
+from ckptool.destinations import check_suffix, put, refuse
 from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, quoted
 from ckptool.files import Readable
 from ckptool.formats.payload import Payload
-from ckptool.formats.target import refuse_target
 from ckptool.outputs import formed
 from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
@@ -78,7 +77,7 @@ def carry_out(
     check_suffix(output)
     files = source_files(checkpoint)
     _refuse_input(files, output)
-    refuse_target(output, force=force)
+    refuse(output, force=force)
     weights, applied = execute(plan, checkpoint.weights)
     if not weights.tensors:
         raise PlanError("no tensor is left to be written", code="plan.empty")
@@ -132,7 +131,8 @@ def dropped_keys(applied: tuple[Applied, ...]) -> tuple[str, ...]:
 def _refuse_input(sources: tuple[Readable, ...], output: str) -> None:
     """The output may not be an input, by whatever name."""
     for source in sources:
-        if os.path.exists(output) and os.path.samefile(source.path, output):
+        local = os.path.exists(output) and os.path.exists(source.path)
+        if source.path == output or (local and os.path.samefile(source.path, output)):
             raise OutputError(
                 f"{quoted(output)} is the input file itself", hint="-o ANOTHER", code="output.input"
             )

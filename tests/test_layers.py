@@ -32,8 +32,9 @@ LAYERS = (
     "outputs verification proof",
     "destinations",
     "writing conversion loading inspection preflight",
-    "render",
-    "options",
+    "render traffic",
+    "report",
+    "options terminal",
     "cli",
     "__init__ __main__",
 )

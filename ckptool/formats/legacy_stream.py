@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from ckptool.dtypes import DType
 from ckptool.errors import FormatError, quoted
@@ -204,14 +205,22 @@ def _records(
     records = {}
     for key in keys:
         numel, itemsize = sizes[key]
-        found = int.from_bytes(file.read(at, 8), "little", signed=True)
-        if found != numel:
-            raise FormatError(
-                f"storage {quoted(key)} at byte {at:,}: found {found:,} elements, "
-                f"the pickle wants {numel:,}",
-                code="storage.size",
-            )
         nbytes = numel * itemsize
-        records[key] = Record(file, at + 8, nbytes, nbytes, name=key)
+        check = partial(_check_length, file, at, key, numel)
+        if getattr(file, "distant", False):  # with the storage, not a request for each
+            records[key] = Record(file, at + 8, nbytes, nbytes, name=key, confirm=check)
+        else:
+            check()
+            records[key] = Record(file, at + 8, nbytes, nbytes, name=key)
         at += 8 + nbytes
     return records, at
+
+
+def _check_length(file: Readable, at: int, key: str, numel: int) -> None:
+    found = int.from_bytes(file.read(at, 8), "little", signed=True)
+    if found != numel:
+        raise FormatError(
+            f"storage {quoted(key)} at byte {at:,}: found {found:,} elements, "
+            f"the pickle wants {numel:,}",
+            code="storage.size",
+        )

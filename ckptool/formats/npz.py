@@ -93,6 +93,8 @@ def _array(file: Readable, entry: Entry) -> LazyTensor | Refused:
 
 def _start(file: Readable, entry: Entry) -> bytes:
     """The first bytes of an entry, inflated."""
+    if entry.confirm is not None:
+        entry.confirm()
     stored = file.read(entry.offset, min(entry.stored, _LARGEST_HEADER))
     if not entry.deflated:
         return stored

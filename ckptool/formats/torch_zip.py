@@ -99,6 +99,7 @@ def _record(file: Readable, entry: Entry, byteorder: str = "little") -> Record:
         entry.crc,
         entry.deflated,
         entry.name,
+        entry.confirm,
     )
 
 

@@ -10,7 +10,9 @@ Source: PKWARE APPNOTE 6.3.10 §4.3; what torch writes, torch 2.15 (`caffe2/seri
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from struct import Struct
 
 from ckptool.errors import FormatError, quoted
@@ -24,6 +26,7 @@ _LOCAL = Struct("<4s5H3I2H")
 
 _LARGEST_DIRECTORY = 1 << 28
 _DESCRIPTORS = {12: "<3I", 16: "<4x3I", 20: "<I2Q", 24: "<4xI2Q"}
+_ALIGNED = 64  # what torch aligns its records to
 _MAX32 = 0xFFFFFFFF
 _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is UTF-8
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)*")
@@ -43,6 +46,7 @@ class Entry:
     size: int
     crc: int | None
     deflated: bool
+    confirm: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,31 +220,24 @@ def _check_names(central: list[_Central], rooted: bool) -> None:
 
 
 def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entry]:
-    """The entries by header offset, each local header read and compared, no byte left over."""
+    """The entries by header offset, each local header read and compared, no byte left over.
+
+    Of a file far away the headers are read with the records, one by one, where the directory alone
+    tells where the records are: to read them all would be a request for each.
+    """
     entries: dict[int, Entry] = {}
+    ordered = sorted(central, key=lambda entry: entry.header)
+    distant = getattr(file, "distant", False)
     reached = 0  # every byte before it is accounted for, but for the descriptor of `last`
     last: _Central | None = None
-    for entry in sorted(central, key=lambda entry: entry.header):
-        gap = entry.header - reached
-        if gap < 0:
-            raise _bad("overlap", f"{_shown(entry.name)} overlaps the record before it")
-        if gap > 24:
-            raise _bad("gap", f"{gap:,} bytes before {_shown(entry.name)} belong to no record")
-        # One read takes the descriptor before, the header, and torch's padding behind it.
-        length = gap + _LOCAL.size + len(entry.name)
-        block = file.read(reached, min(length + 96, end - reached))
-        _check_descriptor(block[:gap], last, entry.name)
-        if len(block) < length:
-            raise _bad("header", f"the local header of {_shown(entry.name)} is cut off")
-        extra_size = _check_local(block[gap:], entry)
-        offset = entry.header + _LOCAL.size + len(entry.name) + extra_size
-        extra = block[length : length + extra_size]
-        if len(extra) < extra_size:
-            extra = file.read(offset - extra_size, extra_size)
-        _check_local_sizes(block[gap:], _extra_fields(extra, entry.name), entry)
+    for entry, following in zip(ordered, [*ordered[1:], None], strict=True):
+        offset = _supposed(entry, following.header if following else end) if distant else None
+        if offset is None:
+            offset = _located(file, entry, reached, last, end)
+            confirm = None
+        else:
+            confirm = partial(_confirm, file, entry, (reached, last, end), offset)
         reached = offset + entry.stored
-        if reached > end:
-            raise _bad("size", f"{_shown(entry.name)} reaches into the directory")
         entries[entry.header] = Entry(
             str(entry.name, "utf-8"),
             offset,
@@ -248,12 +245,59 @@ def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entr
             entry.size,
             None if entry.crc == 0 and entry.size else entry.crc,
             entry.method == 8,
+            confirm,
         )
         last = entry
     if end - reached > 24:
         raise _bad("gap", f"{end - reached:,} bytes before the directory belong to no record")
     _check_descriptor(file.read(reached, end - reached), last, b"the directory")
     return entries
+
+
+def _located(file: Readable, entry: _Central, reached: int, last: _Central | None, end: int) -> int:
+    """Where a record's bytes start, once its header and what is before it are found right."""
+    gap = entry.header - reached
+    if gap < 0:
+        raise _bad("overlap", f"{_shown(entry.name)} overlaps the record before it")
+    if gap > 24:
+        raise _bad("gap", f"{gap:,} bytes before {_shown(entry.name)} belong to no record")
+    # One read takes the descriptor before, the header, and torch's padding behind it.
+    length = gap + _LOCAL.size + len(entry.name)
+    block = file.read(reached, min(length + 96, end - reached))
+    _check_descriptor(block[:gap], last, entry.name)
+    if len(block) < length:
+        raise _bad("header", f"the local header of {_shown(entry.name)} is cut off")
+    extra_size = _check_local(block[gap:], entry)
+    offset = entry.header + _LOCAL.size + len(entry.name) + extra_size
+    extra = block[length : length + extra_size]
+    if len(extra) < extra_size:
+        extra = file.read(offset - extra_size, extra_size)
+    _check_local_sizes(block[gap:], _extra_fields(extra, entry.name), entry)
+    if offset + entry.stored > end:
+        raise _bad("size", f"{_shown(entry.name)} reaches into the directory")
+    return offset
+
+
+def _supposed(entry: _Central, following: int) -> int | None:
+    """Where a record's bytes start if it ends right before what follows; None if that is open.
+
+    A descriptor may stand in between, in several sizes; torch aligns what it writes.
+    """
+    sizes = (16, 24) if entry.flags & _DEFERRED else (0,)
+    offsets = [following - size - entry.stored for size in sizes]
+    if len(offsets) > 1:
+        offsets = [offset for offset in offsets if offset % _ALIGNED == 0]
+    least = entry.header + _LOCAL.size + len(entry.name)
+    return offsets[0] if len(offsets) == 1 and offsets[0] >= least else None
+
+
+def _confirm(
+    file: Readable, entry: _Central, place: tuple[int, _Central | None, int], supposed: int
+) -> None:
+    reached, last, end = place
+    found = _located(file, entry, reached, last, end)
+    if found != supposed:
+        raise _bad("gap", f"{_shown(entry.name)} starts at {found:,}, not at {supposed:,}")
 
 
 def _check_local(block: bytes, entry: _Central) -> int:

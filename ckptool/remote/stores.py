@@ -1,0 +1,400 @@
+"""One remote file at a time: what is known of it, a range of it, and writing it whole.
+
+Every answer is checked: the number of bytes, the version (`ETag`) that they are of, the size of the
+whole. What may go away by itself (throttling, a dropped or cut connection) is tried again, ever
+more slowly; everything else is a CkptError. Credentials come from the provider's own chain alone,
+and no message contains more of a URL than its path.
+
+Source: fsspec and s3fs 2026.9, aiohttp 3.14; RFC 9110 on ranges and conditional requests.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, TypeVar
+
+from ckptool.errors import CkptError, FormatError, OutputError, UnsupportedError, quoted
+from ckptool.remote.urls import scheme, shown
+
+_TRIES = 6
+_FIRST_PAUSE = 0.25  # seconds; doubled each time, and a part of it is chance
+_LONGEST_PAUSE = 8.0
+_QUIET = 60.0  # seconds without a byte after which a connection is given up
+_PART = 1 << 24  # bytes of a multipart upload's parts, or more: there may be 10,000 of them
+_MOST_PARTS = 9_000
+_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+_PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
+# What tells one version of an object from another, whoever stores it.
+_VERSION = (
+    "ETag etag VersionId generation md5Hash blob_id LastModified last_modified Last-Modified mtime "
+    "created"
+).split()
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What this process fetched so far."""
+
+    requests: int = 0
+    nbytes: int = 0
+    whole: int = 0  # bytes of the files that were opened
+    retries: int = 0
+
+
+traffic = Traffic()
+_lock = Lock()
+
+
+def take_traffic() -> Traffic:
+    """What was fetched since this was last asked."""
+    with _lock:
+        taken = replace(traffic)
+        traffic.requests = traffic.nbytes = traffic.whole = traffic.retries = 0
+    return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What a store says of an object: its size and what tells its version; or that it is a folder.
+
+    `etag` is one that a request can be made to depend on, None if the store gives none.
+    """
+
+    size: int
+    version: tuple[tuple[str, str], ...]
+    etag: str | None = None
+    folder: bool = False
+
+
+class Changed(Exception):
+    """The object is another one than before."""
+
+
+class Short(Exception):
+    """Another number of bytes than were asked for."""
+
+
+class Whole(Exception):
+    """The server sends the whole file where a part was asked for."""
+
+
+def stat(url: str) -> Stat:
+    """What the store says of an object, asked anew each time."""
+    fs = _filesystem(url)
+
+    def ask() -> Mapping[str, Any]:
+        fs.invalidate_cache()
+        found: Mapping[str, Any] = fs.info(url)
+        return found
+
+    info = _tried(url, ask)
+    if info.get("type") == "directory":
+        return Stat(0, (), folder=True)
+    size = info.get("size")
+    if type(size) is not int:
+        raise UnsupportedError(
+            f"{quoted(shown(url))}: the server does not say how large the file is",
+            hint="download it",
+            code="remote.size",
+        )
+    version = tuple((name, str(info[name])) for name in _VERSION if info.get(name) is not None)
+    etag = info.get("ETag")
+    strong = isinstance(etag, str) and etag.startswith('"')
+    return Stat(size, version, etag if strong else None)
+
+
+def opened(size: int) -> None:
+    """Count a file of that size."""
+    with _lock:
+        traffic.whole += size
+
+
+def fetch(url: str, start: int, stop: int, known: Stat) -> bytes:
+    """The bytes from `start` to `stop` of the object that `known` tells of.
+
+    Raises: CkptError if they cannot be had, FormatError if the object is another one by now.
+    """
+    fs = _filesystem(url)
+    get = {"http": _get_http, "https": _get_http, "s3": _get_s3, "s3a": _get_s3}.get(scheme(url))
+
+    def ask() -> bytes:
+        data: bytes = (
+            fs.cat_file(url, start, stop) if get is None else get(fs, url, start, stop, known)
+        )
+        with _lock:
+            traffic.nbytes += len(data)
+        if len(data) != stop - start:
+            raise Short(f"found {len(data):,} bytes, wanted {stop - start:,}")
+        return data
+
+    return _tried(url, ask, f"at byte {start:,}: ")
+
+
+def names_in(url: str) -> list[str]:
+    """The sorted names in a folder."""
+    fs = _filesystem(url)
+
+    def ask() -> list[str]:
+        fs.invalidate_cache()
+        return sorted(str(path).rstrip("/").rpartition("/")[2] for path in fs.ls(url, detail=False))
+
+    return _tried(url, ask)
+
+
+def matching(pattern: str) -> list[str]:
+    """The sorted URLs that a pattern with `*` fits."""
+    fs = _filesystem(pattern)
+    found = _tried(pattern, lambda: fs.glob(pattern))
+    return sorted(str(fs.unstrip_protocol(path)) for path in found)
+
+
+def exists(url: str) -> bool:
+    """Whether there is an object of that name."""
+    fs = _filesystem(url)
+
+    def ask() -> bool:
+        fs.invalidate_cache()
+        return bool(fs.exists(url))
+
+    return _tried(url, ask)
+
+
+def upload(path_blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: bool) -> None:
+    """Put blocks into an object that is there only once it is complete; `new` refuses another.
+
+    Raises: OutputError; a multipart upload that was begun is aborted then.
+    """
+    if scheme(url) in ("http", "https"):
+        raise OutputError(
+            f"{quoted(shown(url))}: a web server is not written to",
+            hint="-o FILE, or -o s3://BUCKET/NAME",
+            code="output.remote",
+        )
+    fs = _filesystem(url)
+    try:
+        if scheme(url) == "memory":
+            fs.pipe_file(url, b"".join(path_blocks()))
+        else:
+            mode = "xb" if new and scheme(url) in ("s3", "s3a") else "wb"
+            part = max(_PART, -(-size // _MOST_PARTS))
+            with _published(fs.open(url, mode, block_size=part, autocommit=False)) as file:
+                for block in path_blocks():
+                    file.write(block)
+        fs.invalidate_cache()
+        found = _tried(url, lambda: fs.info(url))["size"]
+    except CkptError:
+        raise
+    except Exception as error:
+        raise OutputError(
+            f"{quoted(url)}: cannot be written: {_reason(error)}", code="output.remote"
+        ) from None
+    if found != size:
+        raise OutputError(
+            f"{quoted(url)}: {found:,} bytes arrived of {size:,}", code="output.remote"
+        )
+
+
+def remove(url: str) -> None:
+    """Remove an object, if it can be removed."""
+    with suppress(Exception):
+        _filesystem(url).rm_file(url)
+
+
+@contextmanager
+def _published(file: Any) -> Iterator[Any]:
+    """A file of fsspec that gets its name at the end, and none if anything fails."""
+    try:
+        yield file
+        file.close()
+        file.commit()
+    except BaseException:
+        with suppress(Exception):
+            file.discard()
+        file.closed = True  # or it would be completed when it is collected
+        raise
+
+
+def _get_http(fs: Any, url: str, start: int, stop: int, known: Stat) -> bytes:
+    from fsspec.asyn import sync
+
+    async def get() -> bytes:
+        session = await fs.set_session()
+        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        if known.etag:
+            headers["If-Match"] = known.etag
+        async with session.get(fs.encode_url(url), headers=headers) as answer:
+            if answer.status == 412 or answer.headers.get("ETag", known.etag) != (
+                known.etag or answer.headers.get("ETag")
+            ):
+                raise Changed
+            answer.raise_for_status()
+            if answer.status != 206 and (start, stop) != (0, known.size):
+                answer.close()  # it may be gigabytes
+                raise Whole
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if total.isdigit() and int(total) != known.size:
+                raise Changed
+            data: bytes = await answer.read()
+            return data
+
+    found: bytes = sync(fs.loop, get)
+    return found
+
+
+def _get_s3(fs: Any, url: str, start: int, stop: int, known: Stat) -> bytes:
+    from fsspec.asyn import sync
+
+    async def get() -> bytes:
+        bucket, key, version = fs.split_path(fs._strip_protocol(url))
+        wanted = {"Range": f"bytes={start}-{stop - 1}"}
+        if known.etag:
+            wanted["IfMatch"] = known.etag
+        if version:
+            wanted["VersionId"] = version
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, **wanted)
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+            return data
+
+    found: bytes = sync(fs.loop, get)
+    return found
+
+
+def _filesystem(url: str) -> Any:
+    """The fsspec file system of a URL, with its credentials from where its provider looks."""
+    name = scheme(url)
+    try:
+        import fsspec
+
+        if name in ("http", "https"):
+            import aiohttp
+
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=_QUIET)
+            return fsspec.filesystem(name, client_kwargs={"timeout": limits})
+        return fsspec.filesystem(name)
+    except ImportError:
+        package = _PACKAGES.get(name, "fsspec")
+        raise UnsupportedError(
+            f"{quoted(shown(url))}: {name}:// needs {package}, which is not installed",
+            hint=f"pip install ckptool[remote] {package}",
+            code="unsupported.remote",
+        ) from None
+    except ValueError:
+        raise UnsupportedError(
+            f"{quoted(shown(url))}: {quoted(name + '://')} is not known",
+            hint="s3:// gs:// hf:// https:// and what else fsspec has",
+            code="unsupported.remote",
+        ) from None
+
+
+def _tried(url: str, ask: Callable[[], T], where: str = "") -> T:
+    """What a request gives, tried again where that may help."""
+    for attempt in range(_TRIES):
+        with _lock:
+            traffic.requests += 1
+            traffic.retries += bool(attempt)
+        try:
+            return ask()
+        except Changed:
+            raise changed(url) from None
+        except Whole:
+            raise UnsupportedError(
+                f"{quoted(shown(url))}: the server sends whole files only, no parts of them",
+                hint="download it",
+                code="remote.ranges",
+            ) from None
+        except CkptError:
+            raise
+        except Exception as error:
+            if _says(error, "PreconditionFailed", "pre-conditions", "(412)"):
+                raise changed(url) from None
+            last = attempt == _TRIES - 1
+            if last or not _passing(error):
+                tries = f", {_TRIES} times" if last else ""
+                raise _refused(url, where, error, tries) from None
+        pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
+        time.sleep(pause * random.uniform(0.5, 1.0))
+    raise AssertionError
+
+
+def changed(url: str) -> FormatError:
+    """The error for an object that is replaced while it is read."""
+    return FormatError(
+        f"{quoted(shown(url))}: the file changed while it was read", code="file.changed"
+    )
+
+
+def _refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
+    name = quoted(shown(url))
+    status = _status(error)
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return CkptError(
+            f"{name}: no permission to read it",
+            hint="log in with the provider's own tool; its credentials are used",
+            code="file.permission",
+        )
+    if status == 404 or (isinstance(error, FileNotFoundError) and status is None):
+        return CkptError(f"{name}: no such file", code="file.missing")
+    return CkptError(
+        f"{name}: {where}cannot be read: {_reason(error)}{tries}", code="file.unreadable"
+    )
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether it may go away by itself."""
+    status = _status(error)
+    if status is not None:
+        return status in _AGAIN
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+        return False
+    if isinstance(error, (Short, TimeoutError, ConnectionError)):
+        return True
+    named = {kind.__name__ for kind in type(error).__mro__}
+    if named & {"ClientError", "HTTPClientError", "IncompleteRead", "FSTimeoutError"}:
+        return True
+    return _says(error, "SlowDown", "reduce your request rate", "503", "Service Unavailable")
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, if it has one."""
+    for _ in range(4):
+        if error is None:
+            return None
+        response = getattr(error, "response", None)
+        for status in (
+            getattr(error, "status", None),
+            getattr(response, "status_code", None),
+            # A cut connection has a code, too: aiohttp calls it a bad request.
+            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,
+            response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if isinstance(response, Mapping)
+            else None,
+        ):
+            if type(status) is int:
+                return status
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _says(error: BaseException, *texts: str) -> bool:
+    return any(text in str(error) for text in texts)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the URLs that libraries put into their messages."""
+    status = _status(error)
+    if isinstance(error, Short):
+        return f"the connection was cut: {error}"
+    if status is not None:
+        return f"the server answered {status}"
+    text = re.sub(r"\w+://\S+", "…", str(error))
+    return f"{type(error).__name__}{': ' if text else ''}{text}"
