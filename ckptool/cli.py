@@ -22,13 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = cli.main(words, prog_name="ckptool", standalone_mode=False)
-        return int(code or 0)
-    except CkptError as error:
-        return _refused(error, words)
-    except click.UsageError as error:
-        hint = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else None
-    try:
         return _run(words)
     finally:
         if "ckptool.remote.stores" in sys.modules:
@@ -38,6 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
+    try:
+        code = cli.main(words, prog_name="ckptool", standalone_mode=False)
+        return int(code or 0)
+    except CkptError as error:
+        return _refused(error, words)
+    except click.UsageError as error:
+        hint = error.ctx.get_usage().removeprefix("Usage: ") if error.ctx else None
         message = error.format_message()
         return _refused(CkptError(_lowered(message), hint=hint, code="usage"), words)
     except click.exceptions.Exit as stop:
