@@ -10,7 +10,7 @@ from threading import Lock
 from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
-from ckptool.compare import compare_weights
+from ckptool.compare import compare
 from ckptool.destinations import check_suffix, put, refuse
 from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, quoted
 from ckptool.files import Readable
