@@ -77,12 +77,15 @@ class Storages:
     `record` gives the storage of a key whose size in bytes the pickle declares; `value` a bytes
     value of the stream as a record of its own; `nested` the storage inside such a value
     (`torch.storage._load_from_bytes`). `tensors` are those that a tar file refers to by number.
+    `rebuilt` remembers what was made of a node, so that who walks twice rebuilds once; it holds
+    the node as well, whose id is then no other's.
     """
 
     record: Callable[[str, int], Record]
     value: Callable[[object], Record | None]
     nested: Callable[[object], tuple[Record, DType | None] | None]
     tensors: Mapping[str, LazyTensor | Refused] = field(default_factory=dict)
+    rebuilt: dict[int, tuple[object, LazyTensor | Refused | None]] = field(default_factory=dict)
 
 
 def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
@@ -90,6 +93,13 @@ def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
 
     Raises: FormatError for a tensor that says something impossible about its storage.
     """
+    known = storages.rebuilt.get(id(node))
+    if known is None:
+        known = storages.rebuilt[id(node)] = node, _rebuild(node, storages)
+    return known[1]
+
+
+def _rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
     for _ in range(8):
         if type(node) is PersistentId:
             return _numbered(node, storages)
