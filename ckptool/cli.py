@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from ckptool.errors import CkptError, quoted
-from ckptool.options import common, conversion_options, target_options, value_options
+from ckptool.options import (
+    common,
+    conversion_options,
+    html_option,
+    target_options,
+    value_options,
+)
+from ckptool.terminal import progress, save_page, show, show_error
 from ckptool.version import VERSION
 
 FITS, DIFFERS, REFUSED = 0, 1, 2
@@ -74,9 +80,16 @@ def cli() -> None:
 @click.option("--tree", is_flag=True, help="The module tree with sizes.")
 @click.option("--keys", is_flag=True, help="Every key with its dtype and shape.")
 @click.option("--stats", is_flag=True, help="Read all values once: extremes, mean, non-finite.")
+@html_option
 @common
 def inspect(
-    file: str, tree: bool, keys: bool, stats: bool, weights: str | None, as_json: bool
+    file: str,
+    tree: bool,
+    keys: bool,
+    stats: bool,
+    html: str | None,
+    weights: str | None,
+    as_json: bool,
 ) -> int:
     """What a file is and holds.
 
@@ -84,12 +97,15 @@ def inspect(
     """
     from ckptool.inspection import inspect as call
     from ckptool.render.inspect import inspection_json, inspection_text
+    from ckptool.report.inspect import inspection_page
 
     found = call(file, weights=weights, stats=stats)
-    if as_json:
-        _json(inspection_json(found))
-    else:
-        click.echo(inspection_text(found, tree=tree, keys=keys))
+    show(
+        as_json,
+        lambda: inspection_json(found),
+        lambda width: inspection_text(found, tree=tree, keys=keys, width=width),
+    )
+    save_page(html, lambda: inspection_page(found))
     return FITS
 
 
@@ -105,10 +121,7 @@ def identify(file: str, weights: str | None, as_json: bool) -> int:
     from ckptool.render.identify import identified_json, identified_text
 
     found = call(file, weights=weights)
-    if as_json:
-        _json(identified_json(found))
-    else:
-        click.echo(identified_text(found))
+    show(as_json, lambda: identified_json(found), lambda _: identified_text(found))
     return FITS if found.fitting else DIFFERS
 
 
@@ -121,6 +134,7 @@ def identify(file: str, weights: str | None, as_json: bool) -> int:
     "--limit", metavar="N", type=click.IntRange(0), help="Lines of differences; 0 shows all."
 )
 @value_options
+@html_option
 @common
 def diff(
     file: str,
@@ -130,6 +144,7 @@ def diff(
     strict_dtype: bool,
     live: bool,
     limit: int | None,
+    html: str | None,
     weights: str | None,
     as_json: bool,
     **compared: Any,
@@ -142,7 +157,7 @@ def diff(
     """
     from ckptool.diagnose import diff as call
     from ckptool.render.diff import diff_json, diff_text
-    from ckptool.render.words import terminal_width
+    from ckptool.report.diff import diff_page
 
     _one_target(arch, like)
     found = call(
@@ -155,10 +170,8 @@ def diff(
         strict_dtype=strict_dtype,
         **compared,
     )
-    if as_json:
-        _json(diff_json(found))
-    else:
-        click.echo(diff_text(found, limit, terminal_width()))
+    show(as_json, lambda: diff_json(found), lambda width: diff_text(found, limit, width))
+    save_page(html, lambda: diff_page(found))
     return FITS if found.agrees else DIFFERS
 
 
@@ -184,7 +197,6 @@ def plan(
     from ckptool.formats.atomic import replace_text
     from ckptool.planning import Options
     from ckptool.render.convert import plan_text
-    from ckptool.render.words import terminal_width
 
     arch, like = options.pop("arch"), options.pop("like")
     asked = Options(**options)
@@ -192,12 +204,11 @@ def plan(
     if output:
         text = json.dumps(prepared.plan.to_json(), indent=1) + "\n"
         replace_text(output, text, force=force)
-    if as_json:
-        _json(prepared.plan.to_json())
-    else:
-        click.echo(
-            plan_text(prepared.plan, applied(prepared), prepared.also_fits, terminal_width())
-        )
+    show(
+        as_json,
+        prepared.plan.to_json,
+        lambda width: plan_text(prepared.plan, applied(prepared), prepared.also_fits, width),
+    )
     return FITS
 
 
@@ -209,6 +220,7 @@ def plan(
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--max-shard-size", metavar="SIZE", help="Several files of at most 2GB, say.")
 @click.option("-o", "output", metavar="OUT", help="Output; its suffix says the format.")
+@html_option
 @common
 def convert(
     file: str,
@@ -217,6 +229,7 @@ def convert(
     force: bool,
     max_shard_size: str | None,
     output: str | None,
+    html: str | None,
     weights: str | None,
     as_json: bool,
     **options: Any,
@@ -231,7 +244,7 @@ def convert(
     from ckptool.planning import Options
     from ckptool.plans import read_plan
     from ckptool.render.convert import plan_text, result_json, result_text
-    from ckptool.render.words import terminal_width
+    from ckptool.report.convert import conversion_page
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
@@ -247,25 +260,26 @@ def convert(
     )
     path = output or default_output(prepared)
     if dry_run:
-        if as_json:
-            _json(prepared.plan.to_json())
-        else:
-            width = terminal_width()
-            click.echo(plan_text(prepared.plan, applied(prepared), prepared.also_fits, width))
-            click.echo(f"\nnothing was written; it would be {quoted(path)}")
+        show(
+            as_json,
+            prepared.plan.to_json,
+            lambda width: (
+                plan_text(prepared.plan, applied(prepared), prepared.also_fits, width)
+                + f"\n\nnothing was written; it would be {quoted(path)}"
+            ),
+        )
+        save_page(html, lambda: conversion_page(prepared, applied(prepared)))
         return FITS
-    with _progress() as progress:
+    with progress() as steps:
         found = carry_out(
             prepared,
             path,
             force=force,
             max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
-            progress=progress,
+            progress=steps,
         )
-    if as_json:
-        _json(result_json(found))
-    else:
-        click.echo(result_text(found, terminal_width()))
+    show(as_json, lambda: result_json(found), lambda width: result_text(found, width))
+    save_page(html, lambda: conversion_page(prepared, applied(prepared), found))
     return FITS if found.verified else DIFFERS
 
 
@@ -288,14 +302,10 @@ def verify(
     Example: ckptool verify weights.fp32.c20.safetensors --arch tf_efficientdet_d0 --num-classes 20
     """
     from ckptool.render.verify import verified_json, verified_text
-    from ckptool.render.words import terminal_width
     from ckptool.verification import verify as call
 
     found = call(file, arch=arch, num_classes=num_classes, forward=forward, weights=weights)
-    if as_json:
-        _json(verified_json(found))
-    else:
-        click.echo(verified_text(found, terminal_width()))
+    show(as_json, lambda: verified_json(found), lambda width: verified_text(found, width))
     return FITS if found.passed else DIFFERS
 
 
@@ -305,6 +315,7 @@ def verify(
 @click.option("--num-classes", metavar="N", type=click.IntRange(1), help="Class count.")
 @click.option("--coco", metavar="ANNOTATIONS.json", required=True, help="COCO annotations.")
 @click.option("--images", metavar="DIR", help="Decode every image; needs Pillow.")
+@html_option
 @common
 def check(
     file: str | None,
@@ -312,6 +323,7 @@ def check(
     num_classes: int | None,
     coco: str,
     images: str | None,
+    html: str | None,
     weights: str | None,
     as_json: bool,
 ) -> int:
@@ -321,9 +333,9 @@ def check(
     """
     from ckptool.preflight.dataset import check_dataset as call
     from ckptool.render.check import report_json, report_text
-    from ckptool.render.words import terminal_width
+    from ckptool.report.check import check_page
 
-    with _progress() as progress:
+    with progress() as steps:
         found = call(
             coco,
             arch=arch,
@@ -331,12 +343,10 @@ def check(
             images=images,
             checkpoint=file,
             weights=weights,
-            progress=progress,
+            progress=steps,
         )
-    if as_json:
-        _json(report_json(found))
-    else:
-        click.echo(report_text(found, terminal_width()))
+    show(as_json, lambda: report_json(found), lambda width: report_text(found, width))
+    save_page(html, lambda: check_page(found))
     return DIFFERS if found.errors else FITS
 
 
@@ -352,32 +362,8 @@ def archs(pattern: str | None, as_json: bool) -> int:
     from ckptool.render.archs import archs_json, archs_text
 
     found = call(pattern)
-    if as_json:
-        _json(archs_json(found))
-    else:
-        click.echo(archs_text(found))
+    show(as_json, lambda: archs_json(found), lambda _: archs_text(found))
     return FITS
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
-    """What shows the progress on a terminal; None where stderr is none."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    shown = {"phase": "", "share": -1}
-
-    def show(phase: str, done: int, total: int) -> None:
-        share = 100 * done // max(total, 1)
-        if (phase, share) != (shown["phase"], shown["share"]):
-            shown.update(phase=phase, share=share)
-            bar = "█" * (share // 4) + "░" * (25 - share // 4)
-            click.echo(f"\r{phase:6} {bar} {share:3d} %", nl=False, err=True)
-
-    try:
-        yield show
-    finally:
-        click.echo("\r" + " " * 40 + "\r", nl=False, err=True)
 
 
 def _one_target(arch: str | None, like: str | None) -> None:
@@ -385,19 +371,8 @@ def _one_target(arch: str | None, like: str | None) -> None:
         raise click.UsageError("give one of --arch ARCH and --like FILE2")
 
 
-def _json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=True))
-
-
 def _refused(error: CkptError, words: Sequence[str]) -> int:
-    if "--json" in words:
-        from ckptool.render.words import error_json
-
-        _json(error_json(error))
-    else:
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"\nhint: {error.hint}", err=True)
+    show_error(error, as_json="--json" in words)
     return REFUSED
 
 

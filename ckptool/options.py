@@ -74,3 +74,17 @@ def value_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def html_option(command: F) -> F:
+    """The option for a page beside the result on the terminal."""
+
+    def checked(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+        if path is not None:
+            from ckptool.report.html import check_target
+
+            check_target(path)
+        return path
+
+    words = "Write a page for the browser too."
+    return click.option("--html", metavar="FILE.html", callback=checked, help=words)(command)

@@ -52,7 +52,8 @@ def value_findings(
         findings.append(
             Finding(
                 "non-finite",
-                f"{count:,} values in {len(bad):,} tensors are not finite: {listed(bad, 3)}",
+                f"{counted(count, 'value')} in {counted(len(bad), 'tensor')} "
+                f"{'is' if count == 1 else 'are'} not finite: {listed(bad, 3)}",
                 bad,
             )
         )
@@ -63,7 +64,8 @@ def value_findings(
         findings.append(
             Finding(
                 "variance",
-                f"{len(low):,} running variances have values of 0 or less: {listed(low, 3)}",
+                f"{counted(len(low), 'running variance has', 'running variances have')} "
+                f"values of 0 or less: {listed(low, 3)}",
                 low,
             )
         )

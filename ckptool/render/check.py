@@ -41,7 +41,7 @@ def report_text(report: Report, width: int = WIDTH) -> str:
         lines += _summary(report, report.summary, width)
     for finding in reversed(report.findings):
         lines += [*_finding(finding, width), ""]
-    return "\n".join([*lines, _verdict(report)])
+    return "\n".join([*lines, verdict(report)])
 
 
 def _summary(report: Report, summary: Summary, width: int) -> Iterator[str]:
@@ -127,7 +127,8 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
         yield from wrapped(f"fix: {printable(finding.fix, 1000)}", width, "  ", "       ")
 
 
-def _verdict(report: Report) -> str:
+def verdict(report: Report) -> str:
+    """How much was found of what weight."""
     notes = report.counted("note")
     if not report.findings:
         return "no findings"

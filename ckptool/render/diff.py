@@ -121,10 +121,7 @@ def diff_text(found: Diff, limit: int | None = None, width: int = WIDTH) -> str:
         lines += ["", *wrapped(f"note: {note}", width, "", "  ")]
     if found.values:
         lines += values_text(found.values, limit, width)
-    verdict = _verdict(found)
-    if found.values:
-        verdict.append(values_verdict(found.values))
-    return "\n".join([*lines, "", *verdict])
+    return "\n".join([*lines, "", *verdict(found)])
 
 
 def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
@@ -233,7 +230,13 @@ def _card(card: Mapping[str, object]) -> str:
     )
 
 
-def _verdict(found: Diff) -> list[str]:
+def verdict(found: Diff) -> list[str]:
+    """Whether the file fits, what makes it fit, and whether the values agree."""
+    return [*loads(found), *([values_verdict(found.values)] if found.values else [])]
+
+
+def loads(found: Diff) -> list[str]:
+    """Whether the file fits, and what makes it fit."""
     if found.fits_strict:
         return ["it fits: load_state_dict(strict=True) succeeds"]
     loads = not any(found.counts[kind] for kind in ("missing", "unexpected", "shape"))

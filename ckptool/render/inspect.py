@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable
-from ckptool.render.words import format_name, number, size, spec_json, spec_text, table
+from ckptool.render.words import format_name, number, shortened, size, spec_json, spec_text, table
 
 if TYPE_CHECKING:
     from ckptool.checkpoint import WeightSet
     from ckptool.inspection import Inspection
     from ckptool.provenance import Origin
     from ckptool.tensors import LazyTensor
+
+WIDTH = 100
+
+_BAR = 12
 
 
 def inspection_json(found: Inspection) -> dict[str, Any]:
@@ -55,8 +59,10 @@ def inspection_json(found: Inspection) -> dict[str, Any]:
     return value
 
 
-def inspection_text(found: Inspection, *, tree: bool = False, keys: bool = False) -> str:
-    """What `inspect` shows."""
+def inspection_text(
+    found: Inspection, *, tree: bool = False, keys: bool = False, width: int = WIDTH
+) -> str:
+    """What `inspect` shows on a screen of a width."""
     lines = [f"{printable(found.file)}: {format_name(found.format)}, {size(found.nbytes)}", ""]
     rows = [["weights", "tensors", "parameters", "size", "dtypes"]]
     for item in found.sets:
@@ -72,7 +78,7 @@ def inspection_text(found: Inspection, *, tree: bool = False, keys: bool = False
     if found.chosen and not (tree or keys):
         lines += ["", *_modules(found.chosen.tensors)]
     if found.chosen and tree:
-        lines += ["", *_tree(found.chosen.tensors)]
+        lines += ["", *_tree(found.chosen.tensors, width)]
     if found.chosen and keys:
         rows = [[printable(key), spec_text(t.spec)] for key, t in found.chosen.tensors.items()]
         lines += ["", *table(rows, "")]
@@ -172,20 +178,30 @@ def _modules(tensors: Mapping[str, LazyTensor]) -> list[str]:
     return lines if len(tops) <= 20 else [*lines, f"and {len(tops) - 20} more"]
 
 
-def _tree(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """The modules, each level indented, with the bytes below it."""
+def _tree(tensors: Mapping[str, LazyTensor], width: int) -> list[str]:
+    """The modules, each level indented, with the bytes below it and their share as a bar."""
     nbytes: dict[str, int] = {}
     for key, tensor in tensors.items():
         parts = key.split(".")
         for depth in range(1, len(parts) + 1):
             path = ".".join(parts[:depth])
             nbytes[path] = nbytes.get(path, 0) + tensor.nbytes
-    rows = []
-    for path, total in nbytes.items():
-        depth = path.count(".")
-        leaf = spec_text(tensors[path].spec) if path in tensors else ""
-        rows.append(["  " * depth + printable(path.rpartition(".")[2], 60), size(total), leaf])
+    specs = {path: spec_text(tensors[path].spec) if path in tensors else "" for path in nbytes}
+    total = max(sum(tensor.nbytes for tensor in tensors.values()), 1)
+    beside = max(map(len, specs.values()), default=0)
+    names = ["  " * path.count(".") + printable(path.rpartition(".")[2], 60) for path in nbytes]
+    room = max(width - _BAR - beside - 18, 20)
+    rows = [
+        [shortened(name, room), size(each), _bar(each / total), specs[path]]
+        for name, (path, each) in zip(names, nbytes.items(), strict=True)
+    ]
     return table(rows, "")
+
+
+def _bar(share: float) -> str:
+    """A bar of eighths, at least one for what is there at all."""
+    eighths = max(round(share * _BAR * 8), int(share > 0))
+    return ("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8]).rstrip().ljust(_BAR)
 
 
 def _short(value: float | None) -> str:
