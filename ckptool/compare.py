@@ -13,12 +13,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ckptool.architectures.spec import Legacy
 from ckptool.checkpoint import WeightSet
 from ckptool.tensors import TensorSpec
 
 COUNTER = "num_batches_tracked"
 
 _STATISTICS = "running_mean"
+_RENAMED_SINCE = 2  # the version of torchvision's modules with new names
+_NONE: Legacy = {}
 # The keys of a weight under the new weight_norm, and the suffixes that the old one gave its parts.
 _WEIGHT_NORM = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.original([01])")
 _OLD_SUFFIX = {"0": "_g", "1": "_v"}
@@ -56,10 +59,12 @@ class Comparison:
         return not any(self.counts[kind] for kind in ("missing", "unexpected", "shape"))
 
 
-def compare_weights(weights: WeightSet, wanted: Mapping[str, TensorSpec]) -> Comparison:
+def compare_weights(
+    weights: WeightSet, wanted: Mapping[str, TensorSpec], legacy: Legacy = _NONE
+) -> Comparison:
     """What differs between all that a weight set holds and what is wanted."""
     strays = (*weights.refused, *weights.others)
-    return compare(weights.specs, wanted, weights.versions, strays)
+    return compare(weights.specs, wanted, weights.versions, strays, legacy)
 
 
 def compare(
@@ -67,17 +72,19 @@ def compare(
     wanted: Mapping[str, TensorSpec],
     versions: Mapping[str, int] | None = None,
     strays: Iterable[str] = (),
+    legacy: Legacy = _NONE,
 ) -> Comparison:
     """The differences; `versions` is the `_metadata` of the file's state dict.
 
-    `strays` are keys of the state dict whose values are no dense tensors.
+    `strays` are keys of the state dict whose values are no dense tensors; `legacy` are the old keys
+    that the model's own classes rename (see `Architecture`).
     """
     entries: list[Entry] = []
     tolerated: list[Entry] = []
     counts = dict.fromkeys(("missing", "unexpected", "shape", "dtype"), 0)
     matched = 0
     others = dict.fromkeys(strays)
-    found = _upgraded(found, wanted)
+    found = _upgraded(as_loaded(found, versions, legacy), wanted)
     for key, want in wanted.items():
         have = found.get(key)
         if have is None:
@@ -101,6 +108,23 @@ def compare(
     for entry in entries:
         counts[entry.kind] += 1
     return Comparison(tuple(entries), matched, tuple(tolerated), {"matched": matched, **counts})
+
+
+def as_loaded(
+    found: Mapping[str, TensorSpec], versions: Mapping[str, int] | None, legacy: Legacy
+) -> Mapping[str, TensorSpec]:
+    """The specs under the names that the model's own classes give them as they load."""
+    if not legacy:
+        return found
+    specs = dict(found)
+    for module, names in legacy.items():
+        old_file = versions is None or versions.get(module, 0) < _RENAMED_SINCE
+        for old, new in names:
+            if old in specs and (old_file or new is None):
+                spec = specs.pop(old)
+                if new is not None:
+                    specs[new] = spec
+    return specs
 
 
 def _started(

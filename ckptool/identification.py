@@ -316,7 +316,7 @@ def _compared(architecture: Architecture, dialect: Dialect | None, seen: _Seen) 
     known = seen.versions
     if known is not None and view.prefix:
         known = _below(known, view.prefix)
-    counts = compare(inside, wanted, known).counts
+    counts = compare(inside, wanted, known, legacy=architecture.legacy).counts
     unexpected = counts["unexpected"] + view.foreign
     missing += counts["missing"]
     fits = not (missing or unexpected or counts["shape"])

@@ -17,7 +17,7 @@ from functools import partial
 from ckptool.architectures import darknet_files, detectron2
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint, Value, WeightSet, is_tree
-from ckptool.compare import COUNTER, compare
+from ckptool.compare import COUNTER, compare_weights
 from ckptool.errors import OutputError, PlanError, listed, quoted
 from ckptool.formats import pickled
 from ckptool.formats.darknet_writer import HEADER
@@ -158,7 +158,7 @@ def _detectron2(
     """
     author = _root_value(checkpoint, "__author__")
     said = _root_value(checkpoint, "matching_heuristics")
-    if target is not None and compare(weights.specs, target.specs, weights.versions).fits:
+    if target is not None and compare_weights(weights, target.specs, target.legacy).fits:
         return {"author": _author(author), "heuristics": ""}
     if author is None and checkpoint.contents.format == pickled.NAME:
         return {"author": _CAFFE2, "heuristics": "true"}

@@ -82,7 +82,7 @@ class _State:
 
 def solve(weights: WeightSet, target: Target) -> Solved:
     """The causes of all differences, each with the keys that it explains, as far as any does."""
-    before = compare_weights(weights, target.specs)
+    before = compare_weights(weights, target.specs, target.legacy)
     around = _searched(_start(weights, target, before), AROUND)
     found = _searched(around, INSIDE) if is_related(_situation(around)) else around
     if found.open or any(_gives_up(cause) for cause in found.causes):
@@ -91,7 +91,8 @@ def solve(weights: WeightSet, target: Target) -> Solved:
             found = _explained(around, another_architecture(target, names))
         else:
             found = _searched(found, REST)
-    after = compare(found.weights.specs, target.specs, found.weights.versions)
+    specs, versions = found.weights.specs, found.weights.versions
+    after = compare(specs, target.specs, versions, legacy=target.legacy)
     return Solved(found.causes, found.applied, found.weights, before, after, found.keys(found.open))
 
 
@@ -124,7 +125,7 @@ def _fits_edited(weights: WeightSet, candidate: Candidate) -> bool:
     assert architecture is not None
     specs = architecture.manifest(candidate.num_classes)
     target = Target(architecture.name, specs, candidate.num_classes, architecture)
-    start = _start(weights, target, compare_weights(weights, specs))
+    start = _start(weights, target, compare_weights(weights, specs, target.legacy))
     found = _searched(_searched(start, AROUND), INSIDE)
     return not found.open and all(cause.automatic for cause in found.causes)
 
@@ -176,7 +177,8 @@ def _searched(state: _State, detectors: Iterable[Detector]) -> _State:
 
 def _situation(state: _State) -> Situation:
     specs = state.weights.specs
-    found = compare(specs, state.target.specs, state.weights.versions)
+    legacy = state.target.legacy
+    found = compare(specs, state.target.specs, state.weights.versions, legacy=legacy)
     keys: dict[str, list[str]] = {"missing": [], "unexpected": [], "shape": []}
     for entry in found.entries:
         # What torch renames as it loads differs in shape under a name that is not in the file.
@@ -257,7 +259,8 @@ def _with(
 
 def _left(state: _State, weights: WeightSet, origin: Mapping[str, str]) -> frozenset[Difference]:
     """The differences of edited weights that no cause explains."""
-    found = compare(weights.specs, state.target.specs, weights.versions)
+    legacy = state.target.legacy
+    found = compare(weights.specs, state.target.specs, weights.versions, legacy=legacy)
     left = {
         _named(entry.kind, origin.get(entry.key, entry.key))
         if entry.kind == "unexpected"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptool import architectures
-from ckptool.architectures import darknet_files
+from ckptool.architectures import darknet_files, frozen
 from ckptool.architectures.live import quiet, told
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
@@ -69,7 +69,10 @@ def verify(
         loads = True
     except VerificationError:
         loads = False
-    found = compare(opened.weights.specs, module_specs(model), opened.weights.versions)
+    known = frozen.find(arch)
+    legacy = known.legacy if known else {}
+    held, specs = opened.weights, module_specs(model)
+    found = compare(held.specs, specs, held.versions, legacy=legacy)
     by_kind = {
         kind: tuple(entry.key for entry in found.entries if entry.kind == kind)
         for kind in ("missing", "unexpected", "shape")

@@ -10,7 +10,7 @@ from threading import Lock
 from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint
-from ckptool.compare import compare
+from ckptool.compare import compare_weights
 from ckptool.destinations import check_suffix, put, refuse
 from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, quoted
 from ckptool.files import Readable
@@ -142,7 +142,7 @@ def _fits(target: Target | None, proof: Proof) -> bool | None:
     """Whether what was read back fits the target: `_metadata` that is not there counts, too."""
     if target is None:
         return None
-    return compare(proof.weights.specs, target.specs, proof.weights.versions).fits
+    return compare_weights(proof.weights, target.specs, target.legacy).fits
 
 
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:

@@ -106,6 +106,7 @@ def _entry(architecture: Architecture, file: str) -> dict[str, Any]:
         "card": architecture.card,
         "source": architecture.source,
         "needs": architecture.needs,
+        **({"legacy": architecture.legacy} if architecture.legacy else {}),
     }
 
 

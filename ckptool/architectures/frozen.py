@@ -49,6 +49,10 @@ def find(name: str) -> Architecture | None:
         card=entry["card"],
         source=entry["source"],
         needs=tuple(entry["needs"]),
+        legacy={
+            module: tuple((old, new) for old, new in names)
+            for module, names in entry.get("legacy", {}).items()
+        },
     )
 
 

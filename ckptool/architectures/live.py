@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ckptool.architectures.spec import Architecture, ClassAxis, RowLayout
+from ckptool.architectures.spec import Architecture, ClassAxis, Legacy, RowLayout
 from ckptool.dtypes import DTYPES
 from ckptool.errors import (
     ArchitectureError,
@@ -44,11 +44,13 @@ class Known:
     """What a module knows about itself; keys are relative to it.
 
     `layouts` may name tensors that do not depend on the class count: those are passed over.
+    `legacy` are its old keys with their new names, as in an Architecture.
     """
 
     layouts: Mapping[str, RowLayout] = field(default_factory=dict)
     derived: tuple[str, ...] = ()
     card: Mapping[str, object] = field(default_factory=dict)
+    legacy: tuple[tuple[str, str | None], ...] = ()
 
 
 Facts = dict[str, Callable[[Module], Known]]
@@ -95,6 +97,7 @@ def measure_model(
         aliases=first.aliases,
         derived=first.derived,
         card=first.card,
+        legacy=first.legacy,
         source={package: _version(package) for package in sources},
         needs=needs,
     )
@@ -201,6 +204,7 @@ class _Shot:
     layouts: Mapping[str, RowLayout]
     derived: tuple[str, ...]
     card: Mapping[str, object]
+    legacy: Legacy
 
 
 def _take(name: str, build: Build, count: int | None, facts: Facts) -> _Shot:
@@ -228,6 +232,13 @@ def _take(name: str, build: Build, count: int | None, facts: Facts) -> _Shot:
             key: value
             for card in (card, *(f.card for _, f in known))
             for key, value in card.items()
+        },
+        legacy={
+            at.removesuffix("."): tuple(
+                (at + old, None if new is None else at + new) for old, new in found.legacy
+            )
+            for at, found in known
+            if found.legacy
         },
     )
 

@@ -63,6 +63,9 @@ class RowLayout:
         return "normal", (math.sqrt(2 / fan_out),)
 
 
+Legacy = Mapping[str, tuple[tuple[str, str | None], ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """An architecture's manifest and its card.
@@ -76,6 +79,9 @@ class Architecture:
     stores (image size, BN eps, mean, …), by name, as JSON values. `source` names the packages and
     versions that the manifest was measured with; `needs` the packages that a live model needs.
     `dialect` is the spelling of the keys, None for the architecture's own (see `ckptool.dialects`).
+    `legacy` are the old keys that the model's own classes rename as they load a file in which the
+    version of their module is below 2, or missing: (old, new) pairs by the module's path. A key
+    whose new name is None they leave out, whatever the version.
 
     Architectures with equal manifests share the very object `specs` if both are built in. Where
     `axes` is not empty and `num_classes` is None, the architecture (a user's callable) has no
@@ -95,6 +101,7 @@ class Architecture:
     source: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     dialect: str | None = None
+    legacy: Legacy = field(default_factory=dict)
 
     def manifest(self, num_classes: int | None = None) -> Mapping[str, TensorSpec]:
         """The ordered manifest for a class count, the default one if it is None.

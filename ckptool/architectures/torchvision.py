@@ -3,13 +3,16 @@
 Class counts include the background, which is row 0 everywhere: in RetinaNet, FCOS and SSD the row
 is there and means nothing.
 
-Source: torchvision 0.29 (`models/detection/*.py`: heads, initialisation; `transform.py`).
+Source: torchvision 0.29 (`models/detection/*.py`: heads, initialisation; `transform.py`;
+`_load_from_state_dict` of these and of `ops/*.py`, `models/vision_transformer.py`: old keys).
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -74,6 +77,32 @@ def _rows(init: _Init, groups: int = 1, per_class: int = 1) -> RowLayout:
 def _plain(layer: Module) -> _Init:
     """How torch starts a Linear or Conv2d, weight and bias alike, from the incoming fan."""
     return "uniform", (layer.weight[0].numel() ** -0.5,)
+
+
+def _renamed(names: Mapping[str, str]) -> Known:
+    """The old names of convolutions, each with its new one."""
+    parts = ("weight", "bias")
+    return Known(
+        legacy=tuple((f"{old}.{p}", f"{new}.{p}") for old, new in names.items() for p in parts)
+    )
+
+
+def _tower(_: Module) -> Known:
+    """RetinaNet's heads: their convolutions stood in a list with the activations between them."""
+    return _renamed({f"conv.{2 * number}": f"conv.{number}.0" for number in range(4)})
+
+
+def _pyramid(module: Module) -> Known:
+    lists, count = ("inner_blocks", "layer_blocks"), len(module.inner_blocks)
+    return _renamed({f"{name}.{n}": f"{name}.{n}.0" for name in lists for n in range(count)})
+
+
+def _mask_tower(module: Module) -> Known:
+    return _renamed({f"mask_fcn{number + 1}": f"{number}.0" for number in range(len(module))})
+
+
+def _retinanet(head: Module) -> Known:
+    return replace(_focal(head), legacy=_tower(head).legacy)
 
 
 def _focal(head: Module) -> Known:
@@ -148,12 +177,22 @@ def _default_boxes(generator: Module) -> Known:
 
 
 FACTS: Facts = {
-    f"{_DETECTION}.retinanet.RetinaNetClassificationHead": _focal,
+    f"{_DETECTION}.retinanet.RetinaNetClassificationHead": _retinanet,
+    f"{_DETECTION}.retinanet.RetinaNetRegressionHead": _tower,
+    f"{_DETECTION}.rpn.RPNHead": lambda _: _renamed({"conv": "conv.0.0"}),
+    f"{_DETECTION}.mask_rcnn.MaskRCNNHeads": _mask_tower,
     f"{_DETECTION}.fcos.FCOSClassificationHead": _focal,
     f"{_DETECTION}.ssd.SSDClassificationHead": partial(_ssd, init=("xavier_uniform", ())),
     f"{_DETECTION}.ssdlite.SSDLiteClassificationHead": partial(_ssd, init=("normal", (0.03,))),
     f"{_DETECTION}.faster_rcnn.FastRCNNPredictor": _box,
     f"{_DETECTION}.mask_rcnn.MaskRCNNPredictor": _mask,
+    "torchvision.ops.feature_pyramid_network.FeaturePyramidNetwork": _pyramid,
+    "torchvision.ops.misc.FrozenBatchNorm2d": lambda _: Known(
+        legacy=(("num_batches_tracked", None),)
+    ),
+    "torchvision.models.vision_transformer.MLPBlock": lambda _: _renamed(
+        {"linear_1": "0", "linear_2": "3"}
+    ),
     f"{_DETECTION}.transform.GeneralizedRCNNTransform": _transform,
     f"{_DETECTION}.anchor_utils.AnchorGenerator": _anchors,
     f"{_DETECTION}.anchor_utils.DefaultBoxGenerator": _default_boxes,

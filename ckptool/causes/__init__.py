@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckptool.architectures.spec import Architecture
+from ckptool.architectures.spec import Architecture, Legacy
 from ckptool.checkpoint import WeightSet
 from ckptool.tensors import TensorSpec
 
@@ -24,6 +24,11 @@ class Target:
     specs: Mapping[str, TensorSpec]
     num_classes: int | None = None
     architecture: Architecture | None = None
+
+    @property
+    def legacy(self) -> Legacy:
+        """The old keys that its classes rename as they load."""
+        return self.architecture.legacy if self.architecture else {}
 
     @property
     def option(self) -> str:
