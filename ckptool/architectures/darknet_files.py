@@ -26,6 +26,7 @@ FAMILIES = ("yolov4", "darknet")
 
 _PREFIX = "darknet:"
 _COUNTER = "num_batches_tracked"
+_MOST_CLASSES = 10_000  # YOLO9000 has 9,418
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def fit(floats: int, architecture: Architecture) -> Fit | None:
     """How a number of floats fits a network, None if it does not."""
     base, each = _sizes(architecture)
     count, rest = divmod(floats - base, each)
-    if not rest and count >= 1:
+    if not rest and 1 <= count <= _most(architecture):
         return Fit(count)
     if floats >= base:
         return None
@@ -182,6 +183,11 @@ def _sizes(architecture: Architecture) -> tuple[int, int]:
     return total - default * each, each
 
 
+def _most(architecture: Architecture) -> int:
+    """The most classes that a size is taken to mean."""
+    return max(_MOST_CLASSES, architecture.num_classes or 0)
+
+
 def _parts(architecture: Architecture) -> Iterator[tuple[int, int]]:
     """The layers before each convolution and their floats, up to the first that classes need."""
     size, layer = 0, 0
@@ -202,6 +208,13 @@ def _mismatch(floats: int, architecture: Architecture) -> str:
         return (
             f"{floats:,} floats are neither the first layers of {name} nor all of them: with 1 "
             f"class it has {base + each:,}, so the file is short by {base + each - floats:,}"
+        )
+    if count > _most(architecture):
+        count = architecture.num_classes or 1
+        whole = base + count * each
+        return (
+            f"{floats:,} floats are no file of {name}: with {counted(count, 'class', 'classes')} "
+            f"it has {whole:,}, so {floats - whole:,} are left over"
         )
     more = base + (count + 1) * each - floats
     return (
