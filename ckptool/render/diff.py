@@ -43,6 +43,8 @@ _TELLING = (
     "scale_x_y",
 )
 _MOST_UNEXPLAINED = 8
+# The room for a key that is not to be cut.
+_WHOLE = 1_000
 # So many missing or unexpected keys are shown with their shapes.
 _FEW = 8
 
@@ -145,7 +147,7 @@ def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
         (kind, pattern, n, by_key.get((pattern, kind), ("", ""))) for pattern, kind, n in others
     ]
     beside = max(len("  ".join(sides).rstrip()) for *_, sides in rows)
-    room = max(width - beside - 18, 30)
+    room = max(width - beside - 18, 30) if limit else _WHOLE
     shown = [[kind, _named(pattern, n, room), *sides] for kind, pattern, n, sides in rows]
     lines = ["", *table([["", "", "found", "wanted"], *shown] if beside else shown)]
     if total > len(shown):
