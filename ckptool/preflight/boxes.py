@@ -1,7 +1,7 @@
 """Boxes in any order of corners and any unit: which are broken, and which order they are in.
 
 An order other than the wanted one is said only when the evidence is there: several boxes do not
-fit as they should be read, and every single one fits as it should not.
+fit as they should be read, and every one (of many, nearly every one) fits as it should not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _EDGE_PIXELS, _EDGE_RELATIVE = 1.0, 0.01
 # How many boxes, and which share of them, must not fit before another order is considered.
 _FEWEST, _SHARE = 2, 0.2
-_SHOWN = 4
+# Of many boxes a few may be broken in another way, and fit no order.
+_ALL = 0.99
 
 ORDERS: Mapping[str, Callable[[Any], tuple[Any, Any, Any, Any]]] = {
     "x1, y1, x2, y2": lambda b: (b[:, 0], b[:, 1], b[:, 2], b[:, 3]),
@@ -72,9 +73,8 @@ def check_boxes(boxes: Boxes) -> Iterator[Finding]:
         return
     finite = np.asarray(np.isfinite(values).all(1))
     if not finite.all():
-        yield _finding(
-            boxes, ~finite, "box-not-finite", "are not finite", "look for a division by 0"
-        )
+        what = "with NaN or infinite values, wanted finite ones"
+        yield _finding(boxes, ~finite, "box-not-finite", what, "look for a division by 0")
     unit = _unit(boxes, finite)
     if unit is not None:
         yield unit
@@ -97,14 +97,16 @@ def check_boxes(boxes: Boxes) -> Iterator[Finding]:
     if other is not None:
         yield other
         return
-    yield from _if_any(boxes, negative, "box-negative", "have a negative width or height")
-    yield from _if_any(boxes, empty, "box-empty", "have no width or no height")
-    what = "have their centre outside their image" if centred else "lie outside their image"
+    what = "of negative width or height, wanted positive sides"
+    yield from _if_any(boxes, negative, "box-negative", what)
+    what = "of no width or no height, wanted an area"
+    yield from _if_any(boxes, empty, "box-empty", what)
+    what = "with a centre outside the image" if centred else "outside their image"
+    what += ", wanted them inside"
     yield from _if_any(boxes, outside, "box-outside", what, "drop them after cropping")
     if over.any():
-        yield _finding(
-            boxes, over, "box-edge", "reach over the edge of their image", "clip them", made=warning
-        )
+        what = "that reach over the edge of their image, wanted them inside"
+        yield _finding(boxes, over, "box-edge", what, "clip them", made=warning)
 
 
 def _unit(boxes: Boxes, finite: Array) -> Finding | None:
@@ -121,7 +123,7 @@ def _unit(boxes: Boxes, finite: Array) -> Finding | None:
             return None
         return error(
             "box-pixels",
-            f"{_share(int(beyond.sum()), len(boxes.values))} have values above 1, up to "
+            f"found {_share(int(beyond.sum()), len(boxes.values))} with values above 1, up to "
             f"{float(values.max()):g}, wanted shares of width and height from 0 to 1",
             where=boxes.where(int(np.flatnonzero(finite)[np.flatnonzero(beyond)[0]])),
             count=int(beyond.sum()),
@@ -130,8 +132,8 @@ def _unit(boxes: Boxes, finite: Array) -> Finding | None:
     if (boxes.limits > 2).all() and values.max() <= 1 + _EDGE_RELATIVE and values.max() > 0:
         return error(
             "box-relative",
-            f"all values of {counted(len(values), 'box', 'boxes')} lie between "
-            f"{float(values.min()):g} and {float(values.max()):g}, wanted pixels",
+            f"found all values of {counted(len(values), 'box', 'boxes')} between "
+            f"{float(values.min()):.3g} and {float(values.max()):.3g}, wanted pixels",
             where=boxes.where(0),
             count=len(values),
             fix="multiply x by the image's width, y by its height",
@@ -147,17 +149,22 @@ def _other_order(boxes: Boxes, finite: Array) -> Finding | None:
     if count < _FEWEST or count < _SHARE * len(fits) or not finite.all():
         return None
     for order in ORDERS:
-        if order != boxes.order and _fits(boxes, order).all():
+        if order != boxes.order and _fits(boxes, order).mean() >= _ALL:
             unit = " in shares of the image" if boxes.relative else ""
             return error(
                 "box-order",
-                f"{_share(count, len(fits))} do not fit into their image as {boxes.order}, and all "
-                f"do as {order}; wanted {boxes.order}{unit}",
+                f"found {_share(count, len(fits))} that do not fit into their image as "
+                f"{boxes.order}, and {_most(boxes, order)} do as {order}; wanted "
+                f"{boxes.order}{unit}",
                 where=boxes.where(int(wrong.nonzero()[0][0])),
                 count=count,
                 fix=_CONVERT.get((order, boxes.order), f"convert them to {boxes.order}"),
             )
     return None
+
+
+def _most(boxes: Boxes, order: str) -> str:
+    return "all" if _fits(boxes, order).all() else "nearly all"
 
 
 def _fits(boxes: Boxes, order: str) -> Array:
@@ -203,7 +210,7 @@ def _finding(
     first = ", ".join(f"{value:g}" for value in boxes.values[rows[0]])
     return made(
         code,
-        f"{_share(len(rows), len(mask))} {what}; the first is {first}, read as {boxes.order}",
+        f"found {_share(len(rows), len(mask))} {what}: the first is {first}, read as {boxes.order}",
         where=boxes.where(int(rows[0])),
         count=len(rows),
         fix=fix,

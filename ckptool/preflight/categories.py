@@ -80,10 +80,21 @@ def mapped(
 
 
 def check_categories(
-    categories: Sequence[Category], labels: Labels | None, arch: str, num_classes: int | None
+    categories: Sequence[Category],
+    labels: Labels | None,
+    architecture: Architecture,
+    num_classes: int | None,
 ) -> Iterator[Finding]:
     """The findings about ids that are no labels, and about classes without a box."""
+    arch = architecture.name
     real = [c for c in categories if not _is_background(c.id, c.name, c.boxes, labels)]
+    if labels is None or not (labels.ids or architecture.family == "detectron2"):
+        yield note(
+            "labels-unknown",
+            f"how {quoted(arch)} counts its labels is not known, wanted an architecture of effdet, "
+            "torchvision, YOLO or Detectron2: ids are not compared",
+            where="categories",
+        )
     if labels is not None:
         yield from _ids(real, labels, arch, num_classes)
     empty = [category for category in real if not category.boxes]

@@ -57,7 +57,7 @@ def check_dataset(
     categories = _categories(coco, table, labels)
     findings = [
         *(check_file(fit, architecture, num_classes) if fit else ()),
-        *check_categories(categories, labels, architecture.name, count),
+        *check_categories(categories, labels, architecture, count),
         *check_images(coco, table),
         *check_entries(coco, table, architecture),
         *check_places(coco, table),

@@ -47,7 +47,9 @@ def check_images(images: Any, subject: Subject) -> tuple[list[Finding], Batch | 
         return [warning("image-batch", "found no image, wanted at least 1", where="images")], None
     found = _channels(tuple(images), subject)
     first = 0 if found and found.code == "image-nhwc" else 1
-    batch = Batch(tuple(images), tuple((i.shape[first], i.shape[first + 1]) for i in images))
+    # Where nothing is known of a model, its inputs may be no images at all.
+    sizes = tuple((i.shape[first], i.shape[first + 1]) for i in images if i.dim() == 3)
+    batch = Batch(tuple(images), sizes)
     if found is None or found.code == "image-gray":
         findings = [found] if found else []
         findings += [f for f in (_size(batch, subject), _one_value(batch, subject)) if f]
@@ -106,8 +108,8 @@ def _rank(images: Any, subject: Subject) -> Finding | None:
             if image.dim() != 3:
                 return error(
                     "image-rank",
-                    f"found an image of shape {shape_text(image.shape)}, wanted "
-                    f"3 dimensions, channels × height × width, found {image.dim()}",
+                    f"found an image of shape {shape_text(image.shape)}, "
+                    f"{counted(image.dim(), 'dimension')}, wanted 3, channels × height × width",
                     where=f"images[{at}]",
                     count=sum(image.dim() != 3 for image in images),
                     fix="one entry of the list for each image",
@@ -240,7 +242,10 @@ def _values(batch: Batch, subject: Subject) -> Iterator[Finding]:
     high = max(float(image.max()) for image in looked)
     if low == high:
         yield warning(
-            "image-constant", f"every value is {low:g}: these are no images", where="images"
+            "image-constant",
+            f"found {low:g} in every place, wanted pictures",
+            where="images",
+            fix="look at what the loader reads",
         )
         return
     mean, std = subject.card.get("mean"), subject.card.get("std")

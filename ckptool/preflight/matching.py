@@ -51,7 +51,7 @@ def matching_of(architecture: Architecture) -> Matching | None:
         return _effdet(card)
     if card.get("anchor_masks") and card.get("image_size"):
         return _darknet(card)
-    if card.get("min_size"):
+    if architecture.family == "torchvision" and card.get("min_size"):
         return _torchvision(card, any("bbox_ctrness" in key for key in architecture.specs))
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +112,15 @@ def tensor_findings(
 
 
 def missing_keys(
-    target: Mapping[str, Any], wanted: Iterable[str], where: str, count: int = 1
+    target: Mapping[str, Any], wanted: Sequence[str], where: str, count: int = 1
 ) -> Iterator[Finding]:
     """Keys that the model reads and the target does not have."""
+    keys = frozenset(wanted)
     missing = [key for key in wanted if key not in target]
     if not missing:
         return
     has = frozenset(map(str, target))
-    foreign = next((name for keys, name in _FOREIGN.items() if keys <= has), None)
+    foreign = next((form for own, form in _FOREIGN.items() if own <= has - keys), None)
     found = f"found the keys {listed(sorted(has))}" + (f", {foreign}" if foreign else "")
     yield error(
         "target-keys",

@@ -56,11 +56,9 @@ def check(targets: Any, batch: Batch, subject: Subject) -> Iterator[Finding]:
         keys = [f"label_{what}_{level}" for what in ("cls", "bbox") for level in levels]
         yield from missing_keys(targets, (_LABELED, *keys), "targets")
         return
-    missing = list(missing_keys(targets, ("bbox", "cls"), "targets"))
-    yield from missing
-    if subject.is_bench and not subject.training:
-        yield from missing_keys(targets, _SCALED, "targets")
-    if missing:
+    scaled = _SCALED if subject.is_bench and not subject.training else ()
+    yield from missing_keys(targets, ("bbox", "cls", *scaled), "targets")
+    if "bbox" not in targets or "cls" not in targets:
         return
     yield from _pairs(targets, batch, subject)
 

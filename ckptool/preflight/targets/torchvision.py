@@ -154,14 +154,15 @@ def _values(
 
 def _labels(labels: Any, places: list[tuple[int, int]], subject: Subject) -> Iterator[Finding]:
     """RetinaNet and FCOS have a row 0 that can be trained; for the others 0 is the background."""
-    spare = subject.kind in ("RetinaNet", "FCOS")
     last = (subject.num_classes or 1) - 1
+    zeros = labels == 0
+    if subject.kind not in ("RetinaNet", "FCOS"):
+        zeros[:] = False
 
     def where(at: int) -> str:
         return f"targets[{places[at][0]}]['labels'][{places[at][1]}]"
 
-    if spare and (labels == 0).any():
-        zeros = labels == 0
+    if zeros.any():
         yield warning(
             "label-background",
             f"{int(zeros.sum()):,} of {counted(len(labels), 'label')} are 0, wanted 1 … {last}: "
@@ -170,6 +171,7 @@ def _labels(labels: Any, places: list[tuple[int, int]], subject: Subject) -> Ite
             count=int(zeros.sum()),
             fix="labels + 1, and one class more in the head",
         )
+    rows = (~zeros).nonzero()[0]
     yield from check_labels(
-        Labels(labels, 0 if spare else 1, last, where, None if spare else _BACKGROUND)
+        Labels(labels[rows], 1, last, lambda at: where(int(rows[at])), _BACKGROUND)
     )
