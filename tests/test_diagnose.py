@@ -1,4 +1,4 @@
-"""`diff` as a whole: what fits, what fits as well, what no file stores, its JSON, its exit codes."""
+"""`diff` as a whole: what fits, what fits as well, what no file stores, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ def test_what_the_real_class_saves_fits(name, tmp_path, capsys, count):
     else:
         with torch.device("meta"):
             model = architectures.build(name)
-    path = write(held(model), tmp_path / "weights.pth", versions(model))
-    assert main(["diff", str(path), "--arch", name]) == 0
-    assert capsys.readouterr().out.endswith("\nit fits: load_state_dict(strict=True) succeeds\n")
-    found = ckptool.diff(path, arch=name)
-    assert (found.entries, found.causes, found.unexplained) == ((), (), ())
-    assert found.counts["matched"] == len(held(model))
-    assert found.fix is None
+    state = held(model)
+    path = write(state, tmp_path / "weights.pth", versions(model))
+    assert main(["diff", str(path), "--arch", name, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fits_strict"]
+    assert (found["entries"], found["causes"], found["unexplained"]) == ([], [], [])
+    assert found["counts"]["matched"] == len(state)
+    assert found["fix"] is None
     count("checkpoints of real classes that fit", 1)
 
 
@@ -179,6 +180,7 @@ def test_limit_is_the_number_of_lines_and_0_shows_every_key(tmp_path, capsys):
     every = shown("0")
     assert len(every) == 292 + 579
     assert not any("{" in line or "…" in line for line in every)
+    assert "  unexpected  fpn.cell.4.fnode.7.after_combine.conv.bn.num_batches_tracked" in every
 
 
 def test_live_measures_the_installed_package(tmp_path, capsys):
