@@ -253,8 +253,8 @@ def _identified_by_size(opened: Checkpoint, options: Options) -> Prepared:
         return prepare(opened, arch=known[0], options=options)
     if known:
         raise PlanError(
-            f"a darknet file has no keys, and its size is that of {listed(known, 8)}, whose layers "
-            "are others, or called otherwise",
+            f"a darknet file has no keys, and several networks have files of its size: "
+            f"{listed(known, 8)}",
             hint=f"--arch {known[0]}",
             code="plan.ambiguous",
         )

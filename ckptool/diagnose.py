@@ -94,7 +94,10 @@ def diff(
     )
     other = _other(like, like_weights, values)
     target = target_of(arch, other, num_classes, live=live)
-    opened = darknet_files.keyed(found, target.architecture)
+    if isinstance(other, Checkpoint) and not darknet_files.alike(found.weights, other.weights):
+        darknet_files.keyed(other, None)
+        darknet_files.keyed(found, None)
+    opened = found if other is not None else darknet_files.keyed(found, target.architecture)
     solved = solve(opened.weights, target)
     also = _also_fits(opened.weights, target)
     whole = any(cause.whole for cause in solved.causes)
@@ -204,7 +207,6 @@ def target_of(
     """
     if like is not None:
         other = like if isinstance(like, Checkpoint) else read(like)
-        other = darknet_files.keyed(other, None)
         return Target(other.path, other.weights.specs)
     if arch is None:
         raise ArchitectureError(

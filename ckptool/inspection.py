@@ -50,7 +50,7 @@ def inspect(
     chosen, findings = _chosen(opened, weights)
     measured: dict[str, TensorStatistics] = {}
     if chosen is not None:
-        findings += _findings(chosen)
+        findings += [*_darknet(chosen, opened.contents.metadata), *_findings(chosen)]
         if stats:
             measured = measure(chosen.tensors)
             findings += value_findings(chosen.tensors, measured)
@@ -102,7 +102,7 @@ def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list
 
 
 def _findings(chosen: WeightSet) -> list[Finding]:
-    findings = [*chosen.findings, *_darknet(chosen)]
+    findings = list(chosen.findings)
     tied = chosen.aliases
     if tied:
         findings.append(
@@ -145,10 +145,13 @@ def _findings(chosen: WeightSet) -> list[Finding]:
     return findings
 
 
-def _darknet(chosen: WeightSet) -> Iterator[Finding]:
-    """What the size of a darknet file says of it."""
+def _darknet(chosen: WeightSet, metadata: Mapping[str, str]) -> Iterator[Finding]:
+    """What the header and the size of a darknet file say of it."""
     floats = darknet_files.flat(chosen)
     if floats is not None:
+        version = ".".join(metadata.get(name, "") for name in ("major", "minor", "revision"))
+        seen = int(metadata.get("seen", 0))
+        yield Finding("darknet-header", f"version {version}, {seen:,} images seen in training")
         fits = darknet_files.fitting(floats.numel)
         known = f"that of {darknet_files.described(fits)}"
         said = known if fits else "that of no network that ckptool knows; its cfg tells more"

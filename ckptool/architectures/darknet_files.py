@@ -124,6 +124,11 @@ def by_size(
         yield name, not lacks, DIALECT, fits.num_classes, "", floats.dtype, there, lacks, 0, 0
 
 
+def alike(one: WeightSet, other: WeightSet) -> bool:
+    """Whether two weight sets can be compared as they are: neither has keys, or both do."""
+    return (flat(one) is None) == (flat(other) is None)
+
+
 def find_slots(name: str, num_classes: int | None = None) -> tuple[Slot, ...]:
     """The runs of a file's floats in order, under the network's own keys."""
     # Only where it is needed: layer tables take a while.
@@ -229,7 +234,10 @@ def _better(floats: int) -> str:
     found = fitting(floats)
     if found:
         return f"--arch {next(iter(found))}: its size is that of {listed(found)}"
-    return "--arch darknet:FILE.cfg, with the cfg that the file was trained with"
+    return (
+        "download it again if it may be cut short; else --arch darknet:FILE.cfg, with the cfg that "
+        "it was trained with"
+    )
 
 
 def described(found: Mapping[str, Fit]) -> str:

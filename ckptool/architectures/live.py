@@ -37,6 +37,11 @@ Build = Callable[[int | None], Module]
 _COUNTS = (11, 24)
 _ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations")
 _INSTALL = "pip install 'ckptool[live]'"
+# On no index; it is built against the torch that is installed.
+_INSTALLS = {
+    "detectron2": "pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2'",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def require(package: str, name: str) -> Any:
         reason = "which is not installed" if missing else f"which does not import: {told(error)}"
         raise ArchitectureError(
             f"{quoted(name)} needs {quoted(package)}, {reason}",
-            hint=_INSTALL,
+            hint=_INSTALLS.get(package, _INSTALL),
             code="architecture.not-installed",
         ) from None
 

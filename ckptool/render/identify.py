@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from ckptool.architectures import frozen
 from ckptool.errors import printable
+from ckptool.formats import darknet
 from ckptool.render.words import format_name, table
 
 if TYPE_CHECKING:
     from ckptool.identification import Candidate, Identified
+
+_CFG = ["if it is whole, its cfg tells what it holds: `ckptool diff FILE --arch darknet:FILE.cfg`"]
 
 
 def identified_json(found: Identified) -> dict[str, Any]:
@@ -28,6 +31,8 @@ def identified_text(found: Identified) -> str:
     """What `identify` shows."""
     weights = "" if found.weights == "." else f", weights `{printable(found.weights)}`"
     lines = [f"{printable(found.file)} ({format_name(found.format)}{weights})", ""]
+    if not found.candidates and found.format == darknet.NAME:
+        return "\n".join([*lines, "no network that ckptool knows has a file of this size;", *_CFG])
     if not found.candidates:
         return "\n".join([*lines, "no architecture that ckptool knows: `ckptool archs` lists them"])
     rows = [["", "architecture", "dialect", "classes", "dtype", "prefix", "differences"]]

@@ -75,8 +75,9 @@ def inspection_text(
         lines += ["", *table(rows, "")]
         if len(found.left_aside) > 20:
             lines.append(f"and {len(found.left_aside) - 20} more")
-    if found.chosen and not (tree or keys):
-        lines += ["", *_modules(found.chosen.tensors)]
+    modules = _modules(found.chosen.tensors) if found.chosen and not (tree or keys) else []
+    if modules:
+        lines += ["", *modules]
     if found.chosen and tree:
         lines += ["", *_tree(found.chosen.tensors, width)]
     if found.chosen and keys:

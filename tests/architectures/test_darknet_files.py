@@ -79,8 +79,8 @@ def test_networks_of_one_size_are_all_named(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         ckptool.convert(path, tmp_path / "out.safetensors")
     assert caught.value.message == (
-        "a darknet file has no keys, and its size is that of `yolov4-csp`, `yolov4-csp-swish`, "
-        "whose layers are others, or called otherwise"
+        "a darknet file has no keys, and several networks have files of its size: `yolov4-csp`, "
+        "`yolov4-csp-swish`"
     )
     assert caught.value.hint == "--arch yolov4-csp"
     assert caught.value.code == "plan.ambiguous"
@@ -248,6 +248,7 @@ def test_inspect_says_what_the_size_is_of(tmp_path: Path) -> None:
 
     findings = [item.message for item in ckptool.inspect(path).findings]
 
+    assert "version 0.2.5, 32,013,312 images seen in training" in findings
     assert (
         "its size is that of the first 137 layers of `yolov4`, the first 137 layers of `yolov4_new`"
     ) in findings
@@ -267,10 +268,18 @@ def test_a_stored_plan_is_carried_out(tmp_path: Path) -> None:
 def test_another_file_to_be_like_needs_keys(tmp_path: Path) -> None:
     path = sized(tmp_path, SIZES["yolov4-tiny"][0] + 4 * SIZES["yolov4-tiny"][1])
 
-    with pytest.raises(ArchitectureError, match="a darknet file have no keys") as caught:
-        ckptool.diff("fixtures/d0.pth", like=path)
+    for one, other in (("fixtures/d0.pth", path), (path, "fixtures/d0.pth")):
+        with pytest.raises(ArchitectureError, match="a darknet file have no keys") as caught:
+            ckptool.diff(one, like=other)
+        assert caught.value.message.startswith(f"`{path}`: ")
+        assert caught.value.hint == "--arch yolov4-tiny: its size is that of `yolov4-tiny`"
 
-    assert caught.value.hint == "--arch yolov4-tiny: its size is that of `yolov4-tiny`"
+
+def test_two_darknet_files_are_compared_as_they_are(tmp_path: Path) -> None:
+    one, other = (write_file(tmp_path / f"{name}.weights", 50 + name) for name in (1, 2))
+
+    assert ckptool.diff(one, like=one).fits_strict
+    assert not ckptool.diff(one, like=other).fits_strict
 
 
 def _with_classes(classes: int) -> str:
