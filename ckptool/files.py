@@ -17,11 +17,15 @@ BLOCK = 1 << 22
 
 
 class Readable(Protocol):
-    """Bytes by position; `verified` remembers the offsets of records with a right checksum."""
+    """Bytes by position; `verified` remembers the offsets of records with a right checksum.
+
+    `distant` tells a reader to spare what would be a request for each tensor.
+    """
 
     path: str
     size: int
     verified: set[int]
+    distant: bool
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; FormatError if the data ends before."""
@@ -38,10 +42,12 @@ class ByteFile:
 
     __slots__ = ("_descriptor", "_identity", "path", "size", "verified")
 
+    distant = False
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._descriptor = -1
         self.path = os.fspath(path)
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             self._descriptor = os.open(self.path, flags)
         except (OSError, ValueError) as error:
@@ -114,6 +120,8 @@ class MemoryFile:
     """Bytes that are in memory already, read like a file: what lies inside another format."""
 
     __slots__ = ("_data", "path", "size", "verified")
+
+    distant = False
 
     def __init__(self, data: bytes, path: str) -> None:
         self._data = data

@@ -207,7 +207,7 @@ def _records(
         numel, itemsize = sizes[key]
         nbytes = numel * itemsize
         check = partial(_check_length, file, at, key, numel)
-        if getattr(file, "distant", False):  # with the storage, not a request for each
+        if file.distant:  # with the storage, not a request for each
             records[key] = Record(file, at + 8, nbytes, nbytes, name=key, confirm=check)
         else:
             check()

@@ -55,6 +55,7 @@ class Part:
     size: int
     path: str = ""
     verified: set[int] = field(default_factory=set)
+    distant: bool = False  # its headers are few
 
     def __post_init__(self) -> None:
         self.path = self.file.path

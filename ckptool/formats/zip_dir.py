@@ -227,11 +227,10 @@ def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entr
     """
     entries: dict[int, Entry] = {}
     ordered = sorted(central, key=lambda entry: entry.header)
-    distant = getattr(file, "distant", False)
     reached = 0  # every byte before it is accounted for, but for the descriptor of `last`
     last: _Central | None = None
     for entry, following in zip(ordered, [*ordered[1:], None], strict=True):
-        offset = _supposed(entry, following.header if following else end) if distant else None
+        offset = _supposed(entry, following.header if following else end) if file.distant else None
         if offset is None:
             offset = _located(file, entry, reached, last, end)
             confirm = None

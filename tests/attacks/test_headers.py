@@ -12,10 +12,11 @@ from .harness import Worker, judge
 from .headers import header_cases, index_cases
 
 HEADERS = tuple(header_cases())
+CASES = (*HEADERS, *index_cases())
 READABLE = tuple(case for case in HEADERS if case.code is None)
 
 
-@pytest.mark.parametrize("case", (*HEADERS, *index_cases()), ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_header_is_strict_or_an_error(
     case: Case, worker: Worker, count: Callable[[str, int], None]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -31,17 +32,62 @@ def _case(attack: Attack, container: str) -> Case:
     return Case(f"{attack.name}-{container}", wrap(attack.stream), file, code, names)
 
 
-CASES = tuple(_case(attack, container) for attack in SHAPES for container in CONTAINERS) + tuple(
-    _case(attack, container) for attack in GADGETS for container in ("raw", "zip")
+CASES = tuple((attack, _case(attack, kind)) for attack in SHAPES for kind in CONTAINERS) + tuple(
+    (attack, _case(attack, kind)) for attack in GADGETS for kind in ("raw", "zip")
 )
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+_RECORDING = """
+import io, json, pickle, sys
+
+class Inert(dict):
+    def __init__(self, *arguments):
+        pass
+
+class Recorder(pickle.Unpickler):
+    def find_class(self, module, name):
+        found.append(f"{module}.{name}")
+        return Inert
+    def persistent_load(self, ident):
+        return None
+
+for line in sys.stdin:
+    found = []
+    try:
+        Recorder(io.BytesIO(bytes.fromhex(line)), fix_imports=False).load()
+    except Exception:
+        pass
+    print(json.dumps(found), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def named() -> dict[bytes, set[str]]:
+    """By stream, the globals that Python's own unpickler asks for, up to where it fails."""
+    streams = [attack.stream for attack in (*SHAPES, *GADGETS) if attack.harmless_to_unpickle]
+    lines = "".join(stream.hex() + "\n" for stream in streams)
+    asked = subprocess.run(
+        [sys.executable, "-c", _RECORDING], input=lines, capture_output=True, text=True, check=True
+    )
+    found = [set(json.loads(line)) for line in asked.stdout.splitlines()]
+    assert sum(map(bool, found)) > len(GADGETS)
+    return dict(zip(streams, found, strict=True))
+
+
+@pytest.mark.parametrize(("attack", "case"), CASES, ids=[case.name for _, case in CASES])
 def test_attack_is_read_without_running_or_refused(
-    case: Case, worker: Worker, count: Callable[[str, int], None]
+    attack: Attack,
+    case: Case,
+    worker: Worker,
+    named: dict[bytes, set[str]],
+    count: Callable[[str, int], None],
 ) -> None:
-    judge(case, worker.examine(case))
+    found = worker.examine(case)
+    judge(case, found)
     count("attack pickles in their containers", 1)
+    if case.code is None and attack.code is None and not case.name.endswith("-nested"):
+        assert named.get(attack.stream, set()) <= set(found["globals"])
+        count("readable attacks that list every global they name", 1)
 
 
 _PLAIN = """

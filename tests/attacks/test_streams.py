@@ -10,8 +10,10 @@ from .case import Case
 from .harness import Worker, judge
 from .streams import cases
 
+CASES = tuple(cases())
 
-@pytest.mark.parametrize("case", tuple(cases()), ids=str)
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_does_not_fit_is_an_error(
     case: Case, worker: Worker, count: Callable[[str, int], None]
 ) -> None:

@@ -10,8 +10,10 @@ from .case import Case
 from .harness import Worker, judge
 from .views import cases
 
+CASES = tuple(cases())
 
-@pytest.mark.parametrize("case", tuple(cases()), ids=str)
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_tensor_is_inside_its_storage_or_an_error(
     case: Case, worker: Worker, count: Callable[[str, int], None]
 ) -> None:

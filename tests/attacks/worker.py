@@ -189,24 +189,32 @@ def _mutants(path: str, kind: str, first: int, last: int) -> dict[str, Any]:
 
 
 def _profiled(path: str) -> list[str]:
-    """Every callable that opening the file runs, as `module.function`."""
+    """What the package's own code calls while the file is read: every function outside it by name,
+
+    as `package.function` if it is in Python, and the modules of the package that are entered.
+    """
     seen: set[str] = set()
 
     def note(frame: Any, event: str, function: Any) -> None:
-        if event == "call":
-            seen.add(f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}")
-        elif event == "c_call":
-            module = function.__module__
-            seen.add(f"{module + '.' if module else ''}{function.__qualname__}")
+        caller = frame if event == "c_call" else frame.f_back
+        if not caller.f_globals.get("__name__", "").startswith("ckptool"):
+            return
+        if event == "c_call":
+            owner = function.__module__
+            seen.add(f"{owner + '.' if owner else ''}{function.__qualname__}")
+        elif event == "call":
+            module = frame.f_globals.get("__name__", "")
+            inside = module.startswith("ckptool")
+            package = module.partition(".")[0]
+            seen.add(module if inside else f"{package}.{frame.f_code.co_name}")
 
-    def act() -> None:
-        sys.setprofile(note)
-        try:
-            open_file(path)
-        finally:
-            sys.setprofile(None)
-
-    _armed(path, act)
+    sys.setprofile(note)  # not armed: to look at a frame is an audit event, too
+    try:
+        _read(path, twice=False)
+    except CkptError:
+        pass
+    finally:
+        sys.setprofile(None)
     return sorted(seen)
 
 
