@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ckptool.batch_command import batch
 from ckptool.errors import CkptError, quoted
 from ckptool.options import (
     common,
@@ -73,6 +74,9 @@ def cli() -> None:
     Opens a file without running a byte of it, says why it does not fit an architecture, and
     rewrites it so that load_state_dict(strict=True) works.
     """
+
+
+cli.add_command(batch)
 
 
 @cli.command()

@@ -114,7 +114,7 @@ def prepare(
     Raises: CkptError.
     """
     options = options or Options()
-    _refuse_contradictions(arch, like, plan, options)
+    refuse_contradictions(arch, like, plan, options)
     named = arch if plan is None else plan.arch
     opened = (
         checkpoint
@@ -153,7 +153,7 @@ def _asked(options: Mapping[str, Any]) -> Options:
     return Options(**values)
 
 
-def _refuse_contradictions(
+def refuse_contradictions(
     arch: str | None,
     like: str | os.PathLike[str] | Checkpoint | None,
     plan: Plan | None,

@@ -1,0 +1,159 @@
+"""A batch: every input converted once, whatever happens to others; run again, it goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+from ckptool.architectures import find
+from ckptool.conversion import refuse_contradictions
+from ckptool.destinations import check_suffix
+from ckptool.errors import CkptError
+from ckptool.fleet.inputs import expanded, outputs
+from ckptool.fleet.journal import Journal
+from ckptool.fleet.local import processors, run_all
+from ckptool.fleet.tasks import DONE, FAILED, Job, Outcome, Task, state_of
+from ckptool.reading import read
+from ckptool.remote.urls import is_url
+
+JOURNAL = "ckptool-batch.jsonl"
+
+
+@dataclass(slots=True)
+class Cause:
+    """Failures of one kind: how many, and the first of them."""
+
+    code: str
+    count: int
+    example: Outcome
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of a batch so far.
+
+    `skipped` were done before, `failed_before` failed before and were not tried again.
+    """
+
+    files: int
+    journal: str
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    failed_before: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    causes: dict[str, Cause] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> int:
+        """How many files are settled, one way or the other."""
+        return self.done + self.failed + self.skipped + self.failed_before
+
+    def count(self, outcome: Outcome, *, before: bool = False) -> None:
+        """Take an outcome in."""
+        if outcome.status == DONE:
+            self.skipped += before
+            self.done += not before
+            self.nbytes += 0 if before else outcome.nbytes
+            return
+        self.failed_before += before
+        self.failed += not before
+        code = outcome.code or "error"
+        cause = self.causes.setdefault(code, Cause(code, 0, outcome))
+        cause.count += 1
+
+
+Progress = Callable[[Summary], None]
+
+
+def batch(
+    inputs: Iterable[str],
+    out: str,
+    job: Job,
+    *,
+    suffix: str = ".safetensors",
+    root: str | None = None,
+    journal: str | None = None,
+    retry_failed: bool = False,
+    force: bool = False,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Convert every input into the folder `out`, a path or a URL, and write down what came of each.
+
+    What the journal has as done, and is unchanged, is not done again; what failed is tried again
+    with `retry_failed`, or when the input changed. An output that no journal knows is not replaced
+    without `force`. `engine` is `local`, with so many `workers`, or `ray`.
+
+    Raises: CkptError for what is wrong with the batch as a whole, before anything is done.
+    """
+    check_suffix(f"x{suffix}")
+    _refuse(job)
+    pairs = list(outputs(list(expanded(inputs)), out, suffix, root))
+    if not is_url(out):
+        os.makedirs(out, exist_ok=True)
+    path = journal or (JOURNAL if is_url(out) else os.path.join(out, JOURNAL))
+    start = time.monotonic()
+    with Journal(path, job.digest) as book:
+        summary = Summary(len(pairs), path)
+        tasks = _pending(pairs, book.before, summary, retry_failed=retry_failed, force=force)
+        if engine == "ray":
+            from ckptool.fleet.on_ray import run_all as on_ray
+
+            running = on_ray(job, tasks, address)
+        else:
+            running = run_all(job, tasks, workers or processors())
+        with closing(running) as outcomes:  # type: ignore[type-var]
+            for outcome in outcomes:
+                book.add(outcome)
+                summary.count(outcome)
+                summary.seconds = time.monotonic() - start
+                if progress is not None:
+                    progress(summary)
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def _refuse(job: Job) -> None:
+    """Raise for what would fail with every file."""
+    refuse_contradictions(job.arch, job.like, job.plan, job.options)
+    if job.arch is not None:
+        find(job.arch)
+    if job.like is not None:
+        read(job.like)
+
+
+def _pending(
+    pairs: Iterable[tuple[str, str]],
+    before: dict[str, Outcome],
+    summary: Summary,
+    *,
+    retry_failed: bool,
+    force: bool,
+) -> Iterator[Task]:
+    """The tasks that are left to do, made one by one; the others are counted."""
+    for path, output in pairs:
+        known = before.get(path)
+        if known is None:
+            yield Task(path, output, force)
+        elif not _is_current(known) or (known.status == FAILED and retry_failed):
+            yield Task(path, output, True)  # it is ours
+        else:
+            summary.count(known, before=True)
+
+
+def _is_current(known: Outcome) -> bool:
+    """Whether an outcome is still that of the input, and its output still there."""
+    try:
+        nbytes, version = state_of(known.input)
+    except CkptError:
+        nbytes, version = 0, ""
+    if (nbytes, version) != (known.nbytes, known.version):
+        return False
+    return known.status == FAILED or is_url(known.output) or os.path.exists(known.output)

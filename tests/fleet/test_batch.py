@@ -1,0 +1,315 @@
+"""Many files at once: each converted once, each failure with its cause, nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from files_made import BROKEN, fleet
+
+import ckptool
+from ckptool.cli import main
+from ckptool.errors import CkptError, OutputError, PlanError
+from ckptool.fleet.batch import Summary, batch
+from ckptool.fleet.journal import entries
+from ckptool.fleet.local import run_all
+from ckptool.fleet.tasks import Job, Task
+from ckptool.planning import Options
+from ckptool.reading import read
+
+HALF = Job(options=Options(dtype="fp16"))
+
+
+def saved(path: Path, value: float = 1.0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"layer.weight": torch.full((4, 4), value), "layer.bias": torch.ones(4)}, path)
+    return path
+
+
+def done(journal: str | Path) -> Counter[str]:
+    return Counter(entry["input"] for entry in entries(str(journal)) if entry["status"] == "done")
+
+
+def check_outputs(folder: Path, out: Path, broken: dict[str, str], journal: str) -> None:
+    """Every good file is converted once, every bad one is listed with its cause."""
+    good = {str(path) for path in folder.rglob("*.pth")} - {*broken}
+    assert done(journal) == Counter(dict.fromkeys(good, 1))
+    failed = {e["input"]: e["code"] for e in entries(journal) if e["status"] == "failed"}
+    assert failed == broken
+    written = {str(path.relative_to(out)) for path in out.rglob("*.safetensors")}
+    assert written == {
+        str(Path(path).relative_to(folder).with_suffix(".safetensors")) for path in good
+    }
+    left = [path for path in out.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+    assert left == [Path(journal)]
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    folder = tmp_path_factory.mktemp("fleet")
+    broken = fleet(folder / "in", 140)
+    assert {*broken.values()} == {*BROKEN}
+    return folder / "in", broken
+
+
+def test_a_fleet(hundred: tuple[Path, dict[str, str]], tmp_path: Path, count: Any) -> None:
+    folder, broken = hundred
+    seen: list[int] = []
+    found = batch(
+        [f"{folder}/*/*.pth"],
+        str(tmp_path / "out"),
+        HALF,
+        workers=2,
+        progress=lambda summary: seen.append(summary.settled),
+    )
+    assert (found.files, found.done, found.failed) == (140, 133, 7)
+    assert seen == list(range(1, 141))
+    assert {code: cause.count for code, cause in found.causes.items()} == dict.fromkeys(BROKEN, 1)
+    check_outputs(folder, tmp_path / "out", broken, found.journal)
+    for entry in entries(found.journal):
+        if entry["status"] == "done":
+            assert len(entry["sha256"]) == 64
+            assert entry["plan"]
+    number = "run-1/00077"
+    weights = read(tmp_path / "out" / f"{number}.safetensors")
+    assert weights["0.weight"].dtype == "float16"
+    assert weights["number"].numpy() == 77
+    took = sum(entry["seconds"] for entry in entries(found.journal))
+    beyond = 1_000 * (2 * found.seconds - took) / found.files
+    count("ms of a worker's time for a small file, beyond its conversion", round(beyond))
+    again = batch([f"{folder}/*/*.pth"], str(tmp_path / "out"), HALF, workers=2)
+    assert (again.done, again.failed, again.skipped, again.failed_before) == (0, 0, 133, 7)
+    assert again.seconds < took
+    check_outputs(folder, tmp_path / "out", broken, found.journal)
+
+
+def test_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path / "in" / "a.pth")
+    (tmp_path / "in" / "b.pth").write_bytes(b"")
+    (tmp_path / "in" / "c.pth").write_bytes(b"")
+    words = ["batch", "--dtype", "fp16", f"{tmp_path}/in/*", "--out", str(tmp_path / "out")]
+    assert main([*words, "--jobs", "1"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("3 files: 1 converted, 2 failed (0:0")
+    assert said[1:] == [
+        "",
+        "failed, by cause",
+        "     2  not-a-checkpoint.empty",
+        f"        `{tmp_path}/in/b.pth`: the file is empty",
+        "",
+        f"journal: {tmp_path}/out/ckptool-batch.jsonl",
+    ]
+    assert main([*words, "--json"]) == 1
+    value = json.loads(capsys.readouterr().out)
+    assert value["files"] == 3
+    assert (value["done"], value["skipped"], value["failed"]) == (0, 1, 2)
+    assert value["causes"][0]["code"] == "not-a-checkpoint.empty"
+    assert main(words) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "2 failed before and were not tried again; --retry-failed tries them"
+    )
+
+
+def test_what_failed_is_tried_again_where_asked(tmp_path: Path) -> None:
+    """Or where it is another file by now."""
+    saved(tmp_path / "a.pth")
+    words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
+    (tmp_path / "b.pth").write_bytes(b"")
+    job = Job(weights="nothing")
+    assert batch(words, out, job, workers=1).failed == 2
+    assert batch(words, out, job, workers=1).failed_before == 2
+    again = batch(words, out, job, workers=1, retry_failed=True)
+    assert (again.failed, again.failed_before) == (2, 0)
+    (tmp_path / "b.pth").write_bytes(b"<html>")
+    again = batch(words, out, job, workers=1)
+    assert (again.failed, again.failed_before) == (1, 1)
+    assert {*again.causes} == {"weights.unknown", "not-a-checkpoint.html"}
+
+
+def test_what_changed_is_done_again(tmp_path: Path) -> None:
+    paths = [saved(tmp_path / f"{name}.pth") for name in "abc"]
+    words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
+    assert batch(words, str(out), HALF, workers=1).done == 3
+    saved(paths[0], 2.0)
+    (out / "b.safetensors").unlink()
+    again = batch(words, str(out), HALF, workers=1)
+    assert (again.done, again.skipped) == (2, 1)
+    assert read(out / "a.safetensors")["layer.weight"].numpy().max() == 2
+    assert (out / "b.safetensors").exists()
+
+
+def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pth")
+    saved(tmp_path / "out" / "a.safetensors")
+    words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
+    found = batch(words, out, HALF, workers=1)
+    assert {*found.causes} == {"output.exists"}
+    found = batch(words, out, HALF, workers=1, retry_failed=True, force=True)
+    assert found.done == 1
+
+
+def test_a_stored_plan_is_for_one_signature(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(tmp_path / "a.pth")
+    saved(tmp_path / "b.pth", 3.0)
+    torch.save({"other.weight": torch.ones(2)}, tmp_path / "c.pth")
+    plan = tmp_path / "plan.json"
+    assert main(["plan", str(tmp_path / "a.pth"), "--dtype", "fp16", "-o", str(plan)]) == 0
+    words = ["batch", str(plan), f"{tmp_path}/*.pth", "--out", str(tmp_path / "out")]
+    assert main([*words, "--jobs", "1", "--json"]) == 1
+    value = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (value["done"], value["failed"]) == (2, 1)
+    assert value["causes"][0]["code"] == "plan.signature"
+    with pytest.raises(CkptError):
+        ckptool.read(tmp_path / "out" / "c.safetensors")
+    assert main([*words, "--dtype", "fp16"]) == 2
+    assert "a stored plan says everything itself" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_costs_its_own_file(tmp_path: Path) -> None:
+    tasks = [
+        Task(str(saved(tmp_path / f"{n}.pth")), str(tmp_path / f"out-{n}.safetensors"))
+        for n in range(8)
+    ]
+    outcomes = run_all(HALF, iter(tasks), 1)
+    found = [next(outcomes)]
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    found += outcomes
+    assert sorted(outcome.input for outcome in found) == sorted(task.input for task in tasks)
+    dead = [outcome for outcome in found if outcome.status == "failed"]
+    assert [outcome.code for outcome in dead] == ["worker.died"]
+    assert dead[0].reason is not None
+    assert dead[0].reason.startswith("the worker died (SIGKILL)")
+    assert not multiprocessing.active_children()
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """A file that needs more than a worker may have fails alone."""
+    small = saved(tmp_path / "small.pth")
+    with (tmp_path / "large.pkl").open("wb") as file:
+        file.write(b"\x80\x04")
+        file.truncate(600 << 20)  # a pickle is read as a whole
+    found = batch(
+        [str(tmp_path / "large.pkl"), str(small)],
+        str(tmp_path / "out"),
+        Job(memory=256 << 20),
+        workers=1,
+    )
+    assert found.done == 1
+    assert {*found.causes} == {"memory"}
+    assert found.failed == 1
+
+
+def started(folder: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = ["batch", "--dtype", "fp16", f"{folder}/*/*.pth", "--out", str(out), "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ckptool", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    journal = out / "ckptool-batch.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if journal.exists() and len(journal.read_bytes().splitlines()) > 10:
+            return process
+        time.sleep(0.01)
+    raise AssertionError("nothing was done")
+
+
+def gone(group: int) -> bool:
+    """Whether all processes of a group have ended, soon."""
+    for _ in range(500):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_stopped_in_the_middle_it_goes_on(
+    sign: signal.Signals, hundred: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, broken = hundred
+    out = tmp_path / "out"
+    process = started(folder, out)
+    if sign == signal.SIGINT:
+        os.killpg(process.pid, sign)  # as a terminal does
+    else:
+        process.kill()
+    _, said = process.communicate(timeout=60)
+    assert gone(process.pid)
+    assert len(done(out / "ckptool-batch.jsonl")) < 133
+    if sign == signal.SIGINT:
+        assert process.returncode == 130
+        assert said.decode() == "stopped; the same command goes on where it was\n"
+        assert not list(out.rglob(".ckptool-*"))
+    found = batch([f"{folder}/*/*.pth"], str(out), HALF, workers=2, force=True)
+    assert found.done + found.skipped == 133
+    check_outputs(folder, out, broken, found.journal)
+
+
+def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    for name in "abc":
+        saved(tmp_path / f"{name}.pth")
+    words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
+    batch(words, str(out), HALF, workers=1)
+    journal = out / "ckptool-batch.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-30])
+    again = batch(words, str(out), HALF, workers=1, force=True)
+    assert (again.done, again.skipped) == (1, 2)
+    assert batch(words, str(out), HALF, workers=1).skipped == 3
+
+
+def test_a_journal_is_of_one_job_and_one_batch(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pth")
+    words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
+    journal = batch(words, out, HALF, workers=1).journal
+    with pytest.raises(PlanError, match="the journal is of another job"):
+        batch(words, out, Job(options=Options(dtype="bf16")), workers=1)
+    other = tmp_path / "notes.txt"
+    other.write_text("not a journal\n")
+    with pytest.raises(PlanError, match="this is no journal of a batch"):
+        batch(words, out, HALF, workers=1, journal=str(other))
+    assert other.read_text() == "not a journal\n"
+    import fcntl
+
+    with open(journal, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OutputError, match="another batch writes this journal"):
+            batch(words, out, HALF, workers=1)
+
+
+def test_what_is_wrong_with_all_is_said_at_once(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pth")
+    words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
+    for job, code in (
+        (Job(arch="nothing"), "architecture.unknown"),
+        (Job(like=str(tmp_path / "none.pth")), "file.missing"),
+        (Job(arch="yolov4", like="x.pth"), "plan.options"),
+    ):
+        with pytest.raises(CkptError) as caught:
+            batch(words, out, job)
+        assert caught.value.code == code
+    with pytest.raises(OutputError):
+        batch(words, out, HALF, suffix=".xyz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_summary_counts() -> None:
+    assert Summary(5, "x").settled == 0
