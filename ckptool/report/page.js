@@ -473,5 +473,10 @@
 
   draw();
   show();
-  new ResizeObserver(() => draw()).observe($("map"));
+  let drawnFor = $("map").clientWidth;
+  new ResizeObserver(() => {
+    if ($("map").clientWidth === drawnFor) return;
+    drawnFor = $("map").clientWidth;
+    draw();
+  }).observe($("map"));
 })();
