@@ -253,8 +253,10 @@ def _remove_stale(folder: str) -> None:
 
 def _remove_if_stale(path: str) -> None:
     status = os.lstat(path)
-    is_folder = stat.S_ISDIR(status.st_mode)
-    if status.st_uid != os.geteuid() or not (is_folder or stat.S_ISREG(status.st_mode)):
+    is_folder, is_file = stat.S_ISDIR(status.st_mode), stat.S_ISREG(status.st_mode)
+    # root gives its file to the owner of the one that it will replace.
+    ours = status.st_uid == os.geteuid() or (is_file and os.geteuid() == 0)
+    if not ours or not (is_folder or is_file):
         return
     # NFS gives an exclusive lock only on what is open to be written.
     flags = _FOLDER if is_folder else os.O_RDWR | os.O_CLOEXEC

@@ -6,6 +6,7 @@ that this runs where nothing may be traced; test_traced.py does the same below t
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +62,4 @@ def test_the_calls_are_those_that_are_meant(job: Job, worker: Worker) -> None:
     assert {"open", "flock", "pwrite", "copy_file_range", "fsync", "close"} <= names.keys()
     assert ("link" if len(job.new) > 1 else "rename") in names
     assert ("fchmod" in names) is bool(job.old)
+    assert ("fchown" in names) is (bool(job.old) and os.geteuid() == 0)

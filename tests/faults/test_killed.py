@@ -34,14 +34,17 @@ def test_killed_at_random_moments(
         whole.append(found["seconds"])
         assert job.judge(found, "undisturbed")
     moments = random.Random(kind)
-    killed = new = 0
-    for number in range(KILLS[kind]):
+    killed = new = late = 0
+    while killed < KILLS[kind]:
         found = worker.run(job.words, kill_after=moments.uniform(0, min(whole)))
-        killed += found["code"] == -signal.SIGKILL
-        new += job.judge(found, f"kill {number}")
-    count("kills at random moments, of 200", killed)
+        is_new = job.judge(found, f"kill {killed}")
+        if found["code"] == -signal.SIGKILL:
+            killed, new = killed + 1, new + is_new
+        else:
+            late += 1
+        assert late <= KILLS[kind], "most runs are over before they are killed"
+    count("kills at random moments", killed)
     count("of these after the file had its name", new)
-    assert killed >= KILLS[kind] * 3 // 4
     assert not [path.name for path in job.folder.iterdir() if ".ckptool-" in path.name]
 
 

@@ -23,10 +23,21 @@ from .harness import KINDS, Job, Worker, make_job
 
 DATA = ("pwrite64", "copy_file_range")
 WRITING = (
-    *(*DATA, "openat", "close", "flock", "fchmod", "fsync", "rename", "link", "unlink"),
-    *("mkdir", "rmdir"),
+    *(*DATA, "openat", "close", "flock", "fchmod", "fchown", "fsetxattr", "fremovexattr", "fsync"),
+    *("rename", "link", "unlink", "mkdir", "rmdir"),
 )
-OS = {"openat": "open", "pwrite64": "pwrite"}  # what the functions of `os` are called
+# What the functions of `os` are called.
+OS = {
+    "openat": "open",
+    "pwrite64": "pwrite",
+    "fsetxattr": "setxattr",
+    "fremovexattr": "removexattr",
+}
+# What else a conversion may do with what it writes: nothing of it changes a byte or a name.
+READING = (
+    *("pread64", "read", "lseek", "newfstatat", "fstat", "stat", "lstat", "statx", "getdents64"),
+    *("getxattr", "fgetxattr", "readlink", "access", "getcwd", "ioctl", "fcntl", "fadvise64"),
+)
 ERRORS = ("error=ENOSPC", "error=EIO", "error=EDQUOT", "error=EINTR")
 KILL = "signal=SIGKILL"
 LIE = "retval=9999"  # nothing is done, that many bytes are said to be
@@ -155,6 +166,25 @@ def test_what_is_written_is_new_and_locked_before_the_first_byte(
 def test_untouched_data_are_copied_by_the_kernel(traced: tuple[Job, list[Call]]) -> None:
     """One call for each of the two untouched tensors."""
     assert [call.name for call in traced[1]].count("copy_file_range") == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_other_call_writes(kind: str, worker: Worker, tmp_path: Path, count: Counting) -> None:
+    """Of all system calls about what is written, those above are the only ones that change it."""
+    if not may_trace():
+        pytest.skip("nothing may be traced here: strace is not installed, or not allowed")
+    job = make_job(worker, tmp_path / "job", kind)
+    log = tmp_path / "log"
+    words = ["strace", "-f", "-y", "-qq", "-s", "0", "-o", str(log), sys.executable]
+    subprocess.run([*words, "-m", "ckptool", *job.words], check=True, stdout=subprocess.DEVNULL)
+    others = Counter[str]()
+    for name, arguments in re.findall(r"(?m)^\d+ +(\w+)\((.*)", log.read_text()):
+        about = ".ckptool-" in arguments or f"{job.folder}/out" in arguments
+        if not about or name in (*READING, *WRITING):
+            continue
+        others[name] += name != "mmap" or "PROT_WRITE" in arguments
+    assert not +others, others
+    count("conversions whose every system call was looked at", 1)
 
 
 def spoil(job: Job, worker: Worker, count: Counting, call: Call, at: int, fault: str) -> None:

@@ -25,7 +25,10 @@ from typing import Any
 from ckptool.cli import main
 
 DATA = ("pwrite", "copy_file_range")
-CALLS = (*DATA, "open", "close", "fsync", "fchmod", "rename", "link", "unlink", "mkdir", "rmdir")
+CALLS = (
+    *(*DATA, "open", "close", "fsync", "fchmod", "fchown", "setxattr", "removexattr"),
+    *("rename", "link", "unlink", "mkdir", "rmdir"),
+)
 
 
 class Faults:

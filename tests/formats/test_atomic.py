@@ -365,12 +365,29 @@ def test_only_what_looks_like_ours_and_is_ours_is_removed(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / ".ckptool-000000000002.tmp")
     (tmp_path / ".ckptool-notes.txt").write_bytes(b"mine")
     if os.geteuid() == 0:
-        (tmp_path / ".ckptool-000000000003.tmp").write_bytes(b"theirs")
+        (tmp_path / ".ckptool-000000000003.tmp").mkdir()
         os.chown(tmp_path / ".ckptool-000000000003.tmp", NOBODY, NOBODY)
     before = names(tmp_path)
     put(tmp_path / "x")
     assert names(tmp_path) == sorted([*before, "x"])
     assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_gave_to_the_owner_of_the_target_is_removed_by_root_only(tmp_path: Path) -> None:
+    """A run of root that was killed after it had given its file to the target's owner."""
+    tmp_path.chmod(0o777)
+    left = tmp_path / ".ckptool-000000000003.tmp"
+    for owner, remover, is_left in ((12345, NOBODY, True), (12345, 0, False), (0, NOBODY, True)):
+        left.write_bytes(b"half")
+        os.chown(left, owner, owner)
+        left.chmod(0o666)
+        if remover:
+            with as_nobody(tmp_path):
+                put(Path("x"), force=True)
+        else:
+            put(tmp_path / "x", force=True)
+        assert left.exists() is is_left
 
 
 def test_a_file_taken_for_a_stale_one_is_made_again(
