@@ -12,8 +12,8 @@ from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.precision import dtypes
 from ckptool.checkpoint import Checkpoint, WeightSet
-from ckptool.compare import Entry
-from ckptool.errors import ArchitectureError, listed
+from ckptool.compare import Entry, as_loaded
+from ckptool.errors import ArchitectureError, counted, listed
 from ckptool.identification import agrees, anchor_side
 from ckptool.plugins import EXACT
 from ckptool.reading import read
@@ -119,6 +119,7 @@ def diff(
         notes=(
             *darknet_files.told(opened.weights),
             *_notes(opened.weights, target),
+            *_new_rows(solved, target),
             *_beyond_weights(solved),
         ),
         fix=_command(opened, target, solved, casts if strict_dtype else ()),
@@ -178,6 +179,14 @@ def _notes(weights: WeightSet, target: Target) -> tuple[str, ...]:
     if target.architecture is None:
         return ()
     notes = list(version_notes(target.architecture))
+    specs = weights.specs
+    renamed = specs.keys() - as_loaded(specs, weights.versions, target.legacy).keys()
+    if renamed:
+        notes.append(
+            f"{counted(len(renamed), 'key')} of an older version ({listed(sorted(renamed), 2)}) "
+            f"{'is' if len(renamed) == 1 else 'are'} renamed or left out by the architecture's own "
+            "classes as they load"
+        )
     side = anchor_side(weights)
     if side is not None and not agrees(target.architecture, side):
         fitting = [n for n in lookalikes(target.architecture) if agrees(find(n), side)]
@@ -185,6 +194,18 @@ def _notes(weights: WeightSet, target: Target) -> tuple[str, ...]:
             f"the anchors in the file are not those of {target.name}: the first has the side "
             f"{side:g}" + (f", as in {listed(fitting)}" if fitting else "")
         )
+    return tuple(notes)
+
+
+def _new_rows(solved: Solved, target: Target) -> tuple[str, ...]:
+    """What another class count costs, and how to do without."""
+    notes = []
+    for cause, _ in solved.applied:
+        if cause.code == "class-count":
+            old, new = cause.options["from"], cause.options["to"]
+            note = f"--num-classes {new} starts every class row anew, unless --class-map says which"
+            as_it_is = f"; --num-classes {old} compares the file as it is"
+            notes.append(f"{note} are kept{as_it_is if target.architecture else ''}")
     return tuple(notes)
 
 

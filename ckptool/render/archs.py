@@ -19,6 +19,8 @@ def archs_json(found: Sequence[Summary]) -> dict[str, Any]:
 
 def archs_text(found: Sequence[Summary]) -> str:
     """What `archs` shows, one table for each family."""
+    if not found:
+        return "no architecture matches"
     families: dict[tuple[str, tuple[str, ...]], list[Summary]] = {}
     for item in found:
         families.setdefault((item.family, item.needs), []).append(item)
