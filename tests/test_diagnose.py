@@ -104,7 +104,10 @@ def test_the_json_of_diff(tmp_path, capsys):
         "counts": {"matched": 0, "missing": 676, "unexpected": 784, "shape": 0, "dtype": 0},
         "unexplained": [],
         "also_fits": ["tf_efficientdet_d0_ap"],
-        "notes": [],
+        "notes": [
+            "--num-classes 1 starts every class row anew, unless --class-map says which are kept; "
+            "--num-classes 20 compares the file as it is"
+        ],
         "fix": f"ckptool convert {path} --arch {D0} --num-classes 1",
     } | {name: found[name] for name in found if name == "values"}
     assert len(entries) == 676 + 784
