@@ -11,6 +11,7 @@ from ckptool.causes.damage import empty_shells, flat_parameters, not_dense, not_
 from ckptool.causes.dialects import other_dialect
 from ckptool.causes.heads import anchors, classes, input_channels
 from ckptool.causes.identity import another_size, extra_modules, part_only, unrelated
+from ckptool.causes.legacy import old_names
 from ckptool.causes.spelling import head_norms, norm_spelling, renamed_members, unit_axes
 from ckptool.causes.structure import fused_norms, redundant_biases, reparametrised
 from ckptool.causes.wrappers import mixed_copies, prefix, segments
@@ -37,6 +38,7 @@ AROUND: tuple[Detector, ...] = (
 )
 # How the same network may differ from what is wanted.
 INSIDE: tuple[Detector, ...] = (
+    old_names,
     head_norms,
     reparametrised,
     fused_norms,

@@ -198,3 +198,35 @@ def test_frozen_norms_take_no_counters(tmp_path: Path) -> None:
 
     assert found.fits_strict
     assert not found.counts["unexpected"]
+
+
+def test_old_keys_in_a_file_that_says_it_is_new_are_renamed(
+    live: dict[str, nn.Module], tmp_path: Path
+) -> None:
+    """torch does not, and refuses such a file; the converted one loads."""
+    name = "fasterrcnn_mobilenet_v3_large_fpn"
+    state = old_state(live[name])
+    path = saved(state, said_to_be_new(state, versions(live[name], 1)), tmp_path)
+
+    found = ckptool.diff(path, arch=f"torchvision:{name}")
+    assert [cause.code for cause in found.causes] == ["old-names"]
+    assert found.causes[0].summary == (
+        "10 keys are of an older version of the architecture "
+        "(`backbone.fpn.inner_blocks.0.weight`, `backbone.fpn.inner_blocks.0.bias` and 8 more), "
+        "while the file's `_metadata` says that it is of a newer one: its classes do not rename "
+        "them as they load"
+    )
+    result = ckptool.convert(path, tmp_path / "new.pth", arch=f"torchvision:{name}")
+
+    assert loads(live[name], Path(result.output))
+
+
+def test_what_is_renamed_on_the_way_is_told(live: dict[str, nn.Module], tmp_path: Path) -> None:
+    name = "fasterrcnn_mobilenet_v3_large_fpn"
+    path = saved(old_state(live[name]), None, tmp_path)
+
+    assert ckptool.diff(path, arch=f"torchvision:{name}").notes == (
+        "10 keys of an older version (`backbone.fpn.inner_blocks.0.bias`, "
+        "`backbone.fpn.inner_blocks.0.weight` and 8 more) are renamed or left out by the "
+        "architecture's own classes as they load",
+    )
