@@ -177,6 +177,11 @@ class Checkpoint(Mapping[str, LazyTensor]):
     def __len__(self) -> int:
         return len(self.weights.tensors)
 
+    def _repr_html_(self) -> str:
+        from ckptool.render.notebook import checkpoint_html
+
+        return checkpoint_html(self)
+
     @property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
         """The groups of keys whose tensors are the same bytes of the file, seen the same way."""

@@ -63,6 +63,11 @@ class Diff:
 
         return diff_text(self)
 
+    def _repr_html_(self) -> str:
+        from ckptool.render.notebook import diff_html
+
+        return diff_html(self)
+
 
 def diff(
     checkpoint: str | os.PathLike[str] | Checkpoint,

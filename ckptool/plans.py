@@ -49,6 +49,11 @@ class Plan:
     like: str | None = None
     dialect: str | None = None
 
+    def _repr_html_(self) -> str:
+        from ckptool.render.notebook import plan_html
+
+        return plan_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         target = {"arch": self.arch, "num_classes": self.num_classes, "dtype": self.dtype}

@@ -39,8 +39,14 @@ LAYERS = (
     "cli",
     "__init__ __main__",
 )
-# `str(diff)` is what the command line prints: asked for, it fetches the words from above.
-UPWARD = {("diagnose", "render.diff")}
+# `str(diff)` is what the command line prints, and a notebook shows tables: asked for, the words
+# are fetched from above.
+UPWARD = {
+    ("diagnose", "render.diff"),
+    ("checkpoint", "render.notebook"),
+    ("diagnose", "render.notebook"),
+    ("plans", "render.notebook"),
+}
 # Modules that are torch's own kind, and so are imported only where a live model is built.
 LIVE = ("architectures.darknet_net",)
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
