@@ -11,11 +11,12 @@ from typing import Any
 from ckptool.architectures import darknet_files, detectron2, find, frozen, lookalikes
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Target
-from ckptool.checkpoint import Checkpoint
+from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import SHORT
 from ckptool.errors import PlanError, listed, quoted
 from ckptool.formats import dcp
 from ckptool.formats.sharded_writer import parse_size
+from ckptool.guessing import guesses
 from ckptool.identification import Candidate, candidates
 from ckptool.planning import (
     Options,
@@ -214,7 +215,10 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
         return _identified_by_size(opened, options)
     named, _ = carried_out(asked_for(options), opened.weights)
     known = candidates(named)
-    targets = [aim(named, _spelled(c, options), options) for c in known if c.fits]
+    spelled = [_spelled(c, options) for c in known if c.fits]
+    if options.accept_guess and not spelled:
+        spelled = _guessed(named, options)
+    targets = [aim(named, architecture, options) for architecture in spelled]
     fitting = list(dict.fromkeys(target.name for target in targets))
     uncast = replace(options, dtype=None, on_overflow="error", keep_fp32=())
     plans = [make_plan(opened.weights, target, uncast) for target in targets]
@@ -263,6 +267,24 @@ def _identified_by_size(opened: Checkpoint, options: Options) -> Prepared:
         hint="--arch darknet:FILE.cfg, with the cfg that the file was trained with",
         code="plan.architecture",
     )
+
+
+def _guessed(weights: WeightSet, options: Options) -> list[Architecture]:
+    """The architectures that the weights are of, if the order of their shapes may tell.
+
+    Raises: PlanError if it tells nothing, or if the names contradict it.
+    """
+    found = guesses(weights.specs)
+    if not found:
+        raise PlanError(
+            "there is no guess to accept: read in order, the shapes are of no architecture that "
+            "ckptool knows",
+            hint="--arch NAME",
+            code="plan.guess",
+        )
+    best = [g for g in found if len(g.guess.extra) == len(found[0].guess.extra)]
+    names = [name for g in best for name in (g.arch, *g.also)]
+    return [in_dialect(find(name), options.to_dialect) for name in names]
 
 
 def _spelled(candidate: Candidate, options: Options) -> Architecture:

@@ -21,6 +21,7 @@ from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
 from ckptool.dialects.spec import Dialect
 from ckptool.dtypes import DTYPES
+from ckptool.guessing import Guessed, guesses
 from ckptool.reading import read
 from ckptool.tensors import Inline, LazyTensor, TensorSpec
 
@@ -76,12 +77,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The candidates, best first: all that fit, then a few near misses."""
+    """The candidates, best first: all that fit, then near misses; guesses if there is none."""
 
     file: str
     format: str
     weights: str
     candidates: tuple[Candidate, ...]
+    guesses: tuple[Guessed, ...] = ()
 
     @property
     def fitting(self) -> tuple[Candidate, ...]:
@@ -98,7 +100,8 @@ def identify(
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
     found = candidates(opened.weights)
-    return Identified(opened.path, opened.contents.format, opened.weights.name, found)
+    guessed = () if found else guesses(opened.weights.specs)
+    return Identified(opened.path, opened.contents.format, opened.weights.name, found, guessed)
 
 
 def candidates(weights: WeightSet) -> tuple[Candidate, ...]:

@@ -88,6 +88,9 @@ def conversion_options(command: F) -> F:
             help="Prefix (`neek.=neck.`), glob, pattern (`a.{i}.{*}=b.{i}.{*}`), or @FILE: JSON.",
         ),
         click.option(
+            "--accept-guess", is_flag=True, help="Pair unknown names by the order of shapes."
+        ),
+        click.option(
             "--from-dialect",
             shell_complete=completion.dialects,
             metavar="NAME",

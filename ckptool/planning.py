@@ -14,7 +14,7 @@ from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import DTYPES, cast_target
-from ckptool.errors import PlanError, listed, quoted
+from ckptool.errors import PlanError, counted, listed, quoted
 from ckptool.files import ByteFile
 from ckptool.identification import (
     DERIVED,
@@ -42,7 +42,7 @@ class Options:
     `keep` and `drop` are globs of the file's own keys; what the prefixes and `rename` name is what
     is left after them, `keep_fp32` the output's keys. A `rename` is `OLD=NEW` or `@FILE`. A dialect
     is what another implementation calls the keys; `from_dialect` is asked for where that cannot be
-    seen.
+    seen. `accept_guess` pairs tensors under unknown names by the order of their shapes.
     """
 
     dtype: str | None = None
@@ -59,12 +59,13 @@ class Options:
     on_overflow: str = "error"
     keep_fp32: tuple[str, ...] = ()
     seed: int = 0
+    accept_guess: bool = False
 
     @property
     def need_architecture(self) -> bool:
         """Whether only an architecture tells which tensors they are about."""
         about = (self.num_classes, self.class_map, self.in_chans, self.from_dialect)
-        return any(option is not None for option in (*about, self.to_dialect))
+        return self.accept_guess or any(o is not None for o in (*about, self.to_dialect))
 
 
 def aim(weights: WeightSet, architecture: Architecture, options: Options) -> Target:
@@ -266,8 +267,8 @@ def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]
     if not solved.after.fits:
         left = [entry.key for entry in solved.after.entries if entry.kind != "dtype"]
         raise PlanError(
-            f"{len(left):,} differences from {quoted(target.name)} are left that no edit "
-            f"removes: {listed(left)}",
+            f"{counted(len(left), 'difference')} from {quoted(target.name)} that no edit removes: "
+            f"{listed(left)}",
             hint="ckptool diff shows them all",
             code="plan.unexplained",
         )
@@ -318,8 +319,10 @@ def _reordered(target: Target, options: Options) -> list[Step]:
 
 def _allowed(cause: Cause, options: Options) -> bool:
     """Whether an option asks for an edit that does not preserve the function."""
-    return (cause.code == "class-count" and options.num_classes is not None) or (
-        cause.code == "input-channels" and options.in_chans is not None
+    return (
+        (cause.code == "class-count" and options.num_classes is not None)
+        or (cause.code == "input-channels" and options.in_chans is not None)
+        or (cause.code == "unknown-dialect" and options.accept_guess)
     )
 
 

@@ -24,7 +24,7 @@ LAYERS = (
     "reading",
     "architectures",
     "dialects",
-    "compare pairing identification values",
+    "compare pairing guessing identification values",
     "plugins causes",
     "plans solving",
     "planning",

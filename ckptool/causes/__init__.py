@@ -49,6 +49,7 @@ class Cause:
     load. `keys` are the keys that it explains: missing and differing ones as they are wanted,
     unexpected ones as they are in the file; the solver fills in what the edit tells. `whole` says
     that it explains all that is left; `first` that its edit may show only after another one.
+    `ambiguous` are groups of the file's keys that the edit may take for each other.
     """
 
     code: str
@@ -62,6 +63,7 @@ class Cause:
     whole: bool = False
     first: bool = False
     keys: tuple[str, ...] = ()
+    ambiguous: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

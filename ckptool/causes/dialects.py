@@ -9,8 +9,9 @@ from ckptool.architectures import find
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Situation
 from ckptool.dialects.spec import Dialect
-from ckptool.errors import counted, quoted
+from ckptool.errors import counted, listed, quoted
 from ckptool.identification import prefixes
+from ckptool.pairing import guess
 
 # The share of a dialect's tensors that must be there, class rows aside, for a file to be in it.
 _SIMILAR = 0.6
@@ -61,6 +62,38 @@ def other_dialect(situation: Situation) -> list[Cause]:
     if found.part is not None and own is architecture:
         causes.append(_part_only(found, dialects.uncovered(own, found)))
     return causes
+
+
+def unknown_dialect(situation: Situation) -> list[Cause]:
+    """Unknown names of shapes that are, in their order, the architecture's: a guess."""
+    if 2 * len(situation.missing) <= len(situation.wanted):
+        return []
+    architecture = situation.target.architecture
+    axes = architecture.axes if architecture else {}
+    found = guess(situation.found, situation.wanted, axes)
+    if found is None:
+        return []
+    sides = ((found.extra, "the file"), (found.missing, "the architecture"))
+    but = [f"{counted(len(k), 'tensor')} of {side}, {listed(k, 2)}" for k, side in sides if k]
+    text = (
+        "under names that no table knows, the shapes of the file are, read in order, those of the "
+        f"architecture{' but for ' + but[0] if but else ''}"
+    )
+    if found.against:
+        keys = (*situation.missing, *situation.extra)
+        text += f"; but the names contradict that, so nothing is paired: {found.against}"
+        return [Cause("unknown-dialect", text, exact=False, keys=keys)]
+    return [
+        Cause(
+            "unknown-dialect",
+            f"{text}. A guess at the pairing: {found.evidence}",
+            "rename",
+            {"guess": dict(found.names)},
+            "--accept-guess",
+            exact=False,
+            ambiguous=found.ambiguous,
+        )
+    ]
 
 
 def _eps(found: Dialect, wanted: Dialect, options: Mapping[str, object]) -> Cause:

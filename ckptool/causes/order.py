@@ -8,7 +8,7 @@ from ckptool.causes import Cause, Situation
 from ckptool.causes.buffers import anchors_missing, counters, derived, profiled
 from ckptool.causes.copies import adapters, ema_mirror
 from ckptool.causes.damage import empty_shells, flat_parameters, not_dense, not_tensors
-from ckptool.causes.dialects import other_dialect
+from ckptool.causes.dialects import other_dialect, unknown_dialect
 from ckptool.causes.heads import anchors, classes, input_channels
 from ckptool.causes.identity import another_size, extra_modules, part_only, unrelated
 from ckptool.causes.legacy import old_names
@@ -35,6 +35,7 @@ AROUND: tuple[Detector, ...] = (
     derived,
     anchors_missing,
     profiled,
+    unknown_dialect,
 )
 # How the same network may differ from what is wanted.
 INSIDE: tuple[Detector, ...] = (

@@ -1,8 +1,8 @@
 """Rename keys: prefixes, segments, patterns or a list of names; values stay as they are.
 
 Options: `strip` (a prefix that some or all keys have), `add` (a prefix for all), `remove` (segments
-that are left out wherever they stand), `rules` (pairs of patterns, see `ckptool.rules`) or `map`
-(old to new names). One of them a step.
+that are left out wherever they stand), `rules` (pairs of patterns, see `ckptool.rules`), `map`
+(old to new names) or `guess` (the same, where nobody is sure of it). One of them a step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
         wanted = value if isinstance(value, str) else next(iter(_patterns(kind, value)), "")
         raise no_match(wanted, keys)
     notes: tuple[str, ...] = ()
-    if kind == "map":
+    if kind in ("map", "guess"):
         absent = [old for old in value if old not in weights.tensors]
         notes = (f"not in the file, and so not renamed: {listed(absent)}",) if absent else ()
     tensors = {names[key]: tensor for key, tensor in weights.tensors.items()}
@@ -53,9 +53,11 @@ def describe(options: Mapping[str, Any]) -> str:
         return f"{kind} the prefix {quoted(value)}"
     if kind == "remove":
         return f"leave out the segments {listed(value, 3)}"
-    pairs = list(value.items() if kind == "map" else value)
+    pairs = list(value if kind == "rules" else value.items())
+    guessed = "a guess: " if kind == "guess" else ""
     more = f" and {len(pairs) - 1:,} more" if len(pairs) > 1 else ""
-    return f"{quoted(pairs[0][0])} to {quoted(pairs[0][1])}{more}" if pairs else "nothing"
+    first = f"{quoted(pairs[0][0])} to {quoted(pairs[0][1])}" if pairs else "nothing"
+    return f"{guessed}{first}{more}"
 
 
 def _names(keys: list[str], kind: str, value: Any) -> dict[str, str]:
@@ -69,7 +71,7 @@ def _names(keys: list[str], kind: str, value: Any) -> dict[str, str]:
         names = {key: value + key for key in keys}
     elif kind == "remove":
         names = {key: _without(key, set(value)) for key in keys}
-    elif kind == "map":
+    elif kind in ("map", "guess"):
         names = {key: str(value.get(key, key)) for key in keys}
     elif kind == "rules":
         rules = [Rule(old, new) for old, new in value]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import counted, printable, quoted
+from ckptool.errors import counted, listed, printable, quoted
 from ckptool.grouping import group, group_within
 from ckptool.render.values import values_json, values_text, values_verdict
 from ckptool.render.words import (
@@ -43,6 +43,8 @@ _TELLING = (
     "scale_x_y",
 )
 _MOST_UNEXPLAINED = 8
+# So many groups of keys are shown that a guess cannot tell apart.
+_MOST_GROUPS = 4
 # The room for a key that is not to be cut.
 _WHOLE = 1_000
 # So many missing or unexpected keys are shown with their shapes.
@@ -76,6 +78,7 @@ def diff_json(found: Diff) -> dict[str, Any]:
                 "fix": cause.fix,
                 "exact": cause.exact,
                 "harmless": cause.harmless,
+                **({"ambiguous": cause.ambiguous} if cause.ambiguous else {}),
             }
             for cause in found.causes
         ],
@@ -180,6 +183,12 @@ def _causes(title: str, causes: Sequence[Cause], first: int, width: int) -> list
     lines = ["", title] if causes else []
     for number, cause in enumerate(causes, first):
         lines += wrapped(cause.summary, width, f"  {number}. ", "     ")
+        for keys in cause.ambiguous[:_MOST_GROUPS]:
+            text = f"order alone: {counted(len(keys), 'tensor')}, {listed(keys, 2)}"
+            lines += wrapped(text, width, "       ", "         ")
+        rest = len(cause.ambiguous) - _MOST_GROUPS
+        if rest > 0:
+            lines.append(f"       and {counted(rest, 'group')} more; --json has them all")
         if cause.fix and not _is_target(cause):
             lines.append(f"       {cause.fix}")
     return lines

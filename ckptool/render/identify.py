@@ -7,13 +7,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptool.architectures import frozen
-from ckptool.errors import printable
+from ckptool.errors import counted, listed, printable
 from ckptool.formats import darknet
-from ckptool.render.words import format_name, table
+from ckptool.render.words import format_name, table, wrapped
 
 if TYPE_CHECKING:
     from ckptool.identification import Candidate, Identified
 
+
+WIDTH = 100
 _CFG = ["if it is whole, its cfg tells what it holds: `ckptool diff FILE --arch darknet:FILE.cfg`"]
 
 
@@ -24,6 +26,7 @@ def identified_json(found: Identified) -> dict[str, Any]:
         "format": found.format,
         "weights": found.weights,
         "candidates": [asdict(candidate) for candidate in found.candidates],
+        "guesses": [asdict(guessed) for guessed in found.guesses],
     }
 
 
@@ -31,6 +34,8 @@ def identified_text(found: Identified) -> str:
     """What `identify` shows."""
     weights = "" if found.weights == "." else f", weights `{printable(found.weights)}`"
     lines = [f"{printable(found.file)} ({format_name(found.format)}{weights})", ""]
+    if found.guesses:
+        return "\n".join([*lines, *_guesses(found)])
     if not found.candidates and found.format == darknet.NAME:
         return "\n".join([*lines, "no network that ckptool knows has a file of this size;", *_CFG])
     if not found.candidates:
@@ -57,6 +62,37 @@ def _diff(found: Identified, candidate: Candidate) -> str:
     if candidate.num_classes not in (None, entry["num_classes"]):
         words += ["--num-classes", str(candidate.num_classes)]
     return f"  {shlex.join(words)}"
+
+
+def _guesses(found: Identified) -> list[str]:
+    """What is shown where only the order of the shapes says what the file may be."""
+    lines = ["no name is known, but read in order the shapes are those of"]
+    for guessed in found.guesses:
+        pairing = guessed.guess
+        also = f" (and {listed(guessed.also, 3)})" if guessed.also else ""
+        count = guessed.num_classes
+        classes = "" if count is None else f", {counted(count, 'class', 'classes')}"
+        lines.append(f"  {guessed.arch}{also}{classes}")
+        sides = ((pairing.extra, "the file"), (pairing.missing, "the architecture"))
+        lines += [
+            f"    but for {counted(len(keys), 'tensor')} of {side}: {listed(keys, 2)}"
+            for keys, side in sides
+            if keys
+        ]
+        told = pairing.evidence
+        if pairing.against:
+            told = f"the names contradict it: {pairing.against}"
+        lines += wrapped(told, WIDTH, "    ", "    ")
+    best = found.guesses[0].guess
+    if best.against or best.missing:
+        return lines
+    arch = found.guesses[0].arch
+    return [
+        *lines,
+        "",
+        f"that is a guess; `ckptool diff FILE --arch {arch}` shows more, and",
+        f"`ckptool convert FILE --arch {arch} --accept-guess` acts on it",
+    ]
 
 
 def _row(item: Candidate) -> list[str]:
