@@ -12,7 +12,7 @@ from ckptool.render.words import size
 def say_traffic() -> None:
     """Say on stderr what was fetched since this was last said, if anything was."""
     traffic = take_traffic()
-    if traffic.requests:
+    if traffic.nbytes:
         click.echo(traffic_text(traffic), err=True)
 
 

@@ -12,7 +12,7 @@ from ckptool.architectures import find
 from ckptool.conversion import refuse_contradictions
 from ckptool.destinations import check_suffix
 from ckptool.errors import CkptError
-from ckptool.fleet.inputs import expanded, outputs
+from ckptool.fleet.inputs import Input, expanded, outputs
 from ckptool.fleet.journal import Journal
 from ckptool.fleet.local import processors, run_all
 from ckptool.fleet.tasks import DONE, FAILED, Job, Outcome, Task, state_of
@@ -95,7 +95,7 @@ def batch(
     """
     check_suffix(f"x{suffix}")
     _refuse(job)
-    pairs = list(outputs(list(expanded(inputs)), out, suffix, root))
+    pairs = list(outputs(expanded(inputs), out, suffix, root))
     if not is_url(out):
         os.makedirs(out, exist_ok=True)
     path = journal or (JOURNAL if is_url(out) else os.path.join(out, JOURNAL))
@@ -130,7 +130,7 @@ def _refuse(job: Job) -> None:
 
 
 def _pending(
-    pairs: Iterable[tuple[str, str]],
+    pairs: Iterable[tuple[Input, str]],
     before: dict[str, Outcome],
     summary: Summary,
     *,
@@ -138,20 +138,20 @@ def _pending(
     force: bool,
 ) -> Iterator[Task]:
     """The tasks that are left to do, made one by one; the others are counted."""
-    for path, output in pairs:
+    for (path, _, state), output in pairs:
         known = before.get(path)
         if known is None:
             yield Task(path, output, force)
-        elif not _is_current(known) or (known.status == FAILED and retry_failed):
+        elif not _is_current(known, state) or (known.status == FAILED and retry_failed):
             yield Task(path, output, True)  # it is ours
         else:
             summary.count(known, before=True)
 
 
-def _is_current(known: Outcome) -> bool:
+def _is_current(known: Outcome, state: tuple[int, str] | None) -> bool:
     """Whether an outcome is still that of the input, and its output still there."""
     try:
-        nbytes, version = state_of(known.input)
+        nbytes, version = state or state_of(known.input)
     except CkptError:
         nbytes, version = 0, ""
     if (nbytes, version) != (known.nbytes, known.version):

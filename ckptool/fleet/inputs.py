@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ckptool.errors import CkptError, PlanError, quoted
 from ckptool.files import ByteFile
+from ckptool.fleet.tasks import digest
 from ckptool.remote.urls import is_url, scheme
 
 _MOST_NAMES = 1 << 30  # bytes of a file of names
 _WILD = frozenset("*?[")
 
 
-def expanded(words: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each input, and the part of its path that the output is named after.
+class Input(NamedTuple):
+    """A file, and the part of its path that the output is named after.
+
+    `state` is what a listing told of it, as `tasks.state_of` would; None where nothing did.
+    """
+
+    path: str
+    part: str
+    state: tuple[int, str] | None = None
+
+
+def expanded(words: Iterable[str]) -> Iterator[Input]:
+    """The files that are meant.
 
     A word is a path, a URL, a pattern with `*` of either, or `@FILE`, a file with one of them a
     line. What a pattern finds keeps the folders below the part that has no `*`.
@@ -30,14 +43,14 @@ def expanded(words: Iterable[str]) -> Iterator[tuple[str, str]]:
             if not found:
                 raise CkptError(f"{quoted(word)}: no file has such a name", code="file.missing")
             start = len(_fixed(word))
-            yield from ((path, path[start:]) for path in found)
+            yield from (Input(path, path[start:], state) for path, state in found)
         else:
-            yield word, os.path.basename(word.rstrip("/"))
+            yield Input(word, os.path.basename(word.rstrip("/")))
 
 
 def outputs(
-    inputs: Sequence[tuple[str, str]], out: str, suffix: str, root: str | None = None
-) -> Iterator[tuple[str, str]]:
+    inputs: Iterable[Input], out: str, suffix: str, root: str | None = None
+) -> Iterator[tuple[Input, str]]:
     """Each input and the path of its output below `out`; an input that is named twice comes once.
 
     `root` is a folder below which the inputs keep their folders.
@@ -45,14 +58,15 @@ def outputs(
     Raises: PlanError if two inputs have one output, or one is not below the root.
     """
     taken: dict[str, str] = {}
-    for path, part in inputs:
-        below = part if root is None else _below(path, root)
+    for found in inputs:
+        path = found.path
+        below = found.part if root is None else _below(path, root)
         stem, old = os.path.splitext(below.removesuffix(".index.json"))
         name = (stem if old[1:].isalpha() else below.rstrip("/")) + suffix
         target = f"{out.rstrip('/')}/{name}"
         other = taken.setdefault(target, path)
         if other is path:
-            yield path, target
+            yield found, target
         elif other != path:
             raise PlanError(
                 f"{quoted(other)} and {quoted(path)} would both become {quoted(target)}",
@@ -76,8 +90,8 @@ def _lines(path: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip() and line[0] != "#"]
 
 
-def _found(pattern: str) -> list[str]:
-    """The sorted paths that a pattern fits; hidden ones, and what ckptool itself left, are none."""
+def _found(pattern: str) -> list[tuple[str, tuple[int, str] | None]]:
+    """The sorted paths that a pattern fits, hidden ones left out, and what is known of each."""
     if is_url(pattern):
         from ckptool.remote import stores
 
@@ -87,8 +101,9 @@ def _found(pattern: str) -> list[str]:
                 hint="@FILE with a URL a line",
                 code="batch.pattern",
             )
-        return stores.matching(pattern)
-    return sorted(glob.iglob(pattern, recursive=True))
+        listed = stores.matching(pattern).items()
+        return [(url, (s.size, digest(s.version)) if s else None) for url, s in listed]
+    return [(path, None) for path in sorted(glob.iglob(pattern, recursive=True))]
 
 
 def _fixed(pattern: str) -> str:

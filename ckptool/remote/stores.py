@@ -96,20 +96,27 @@ def stat(url: str) -> Stat:
         found: Mapping[str, Any] = fs.info(url)
         return found
 
-    info = _tried(url, ask)
-    if info.get("type") == "directory":
-        return Stat(0, (), folder=True)
-    size = info.get("size")
-    if type(size) is not int:
+    found = _told(_tried(url, ask))
+    if found is None:
         raise UnsupportedError(
             f"{quoted(shown(url))}: the server does not say how large the file is",
             hint="download it",
             code="remote.size",
         )
+    return found
+
+
+def _told(info: Mapping[str, Any]) -> Stat | None:
+    """What fsspec's description of an object tells, None if that is not even its size."""
+    if info.get("type") == "directory":
+        return Stat(0, (), folder=True)
+    size, etag = info.get("size"), info.get("ETag")
+    if type(size) is not int:
+        return None
+    if isinstance(etag, str) and etag.startswith('"'):
+        return Stat(size, (("ETag", etag),), etag)
     version = tuple((name, str(info[name])) for name in _VERSION if info.get(name) is not None)
-    etag = info.get("ETag")
-    strong = isinstance(etag, str) and etag.startswith('"')
-    return Stat(size, version, etag if strong else None)
+    return Stat(size, version)
 
 
 def opened(size: int) -> None:
@@ -150,11 +157,17 @@ def names_in(url: str) -> list[str]:
     return _tried(url, ask)
 
 
-def matching(pattern: str) -> list[str]:
-    """The sorted URLs that a pattern with `*` fits."""
+def matching(pattern: str) -> dict[str, Stat | None]:
+    """The sorted URLs that a pattern with `*` fits, and what the listing tells of each."""
     fs = _filesystem(pattern)
-    found = _tried(pattern, lambda: fs.glob(pattern))
-    return sorted(str(fs.unstrip_protocol(path)) for path in found)
+
+    def ask() -> Mapping[str, Mapping[str, Any]]:
+        fs.invalidate_cache()
+        found: Mapping[str, Mapping[str, Any]] = fs.glob(pattern, detail=True)
+        return found
+
+    found = _tried(pattern, ask)
+    return {str(fs.unstrip_protocol(path)): _told(found[path]) for path in sorted(found)}
 
 
 def exists(url: str) -> bool:
@@ -168,7 +181,7 @@ def exists(url: str) -> bool:
     return _tried(url, ask)
 
 
-def upload(path_blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: bool) -> None:
+def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: bool) -> None:
     """Put blocks into an object that is there only once it is complete; `new` refuses another.
 
     Raises: OutputError; a multipart upload that was begun is aborted then.
@@ -181,13 +194,15 @@ def upload(path_blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, n
         )
     fs = _filesystem(url)
     try:
-        if scheme(url) == "memory":
-            fs.pipe_file(url, b"".join(path_blocks()))
+        exclusive = new and scheme(url) in ("s3", "s3a")
+        if size <= _PART or scheme(url) == "memory":
+            mode = {"mode": "create"} if exclusive else {}
+            fs.pipe_file(url, b"".join(blocks()), **mode)
         else:
-            mode = "xb" if new and scheme(url) in ("s3", "s3a") else "wb"
+            how = "xb" if exclusive else "wb"
             part = max(_PART, -(-size // _MOST_PARTS))
-            with _published(fs.open(url, mode, block_size=part, autocommit=False)) as file:
-                for block in path_blocks():
+            with _published(fs.open(url, how, block_size=part, autocommit=False)) as file:
+                for block in blocks():
                     file.write(block)
         fs.invalidate_cache()
         found = _tried(url, lambda: fs.info(url))["size"]

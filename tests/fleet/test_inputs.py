@@ -13,7 +13,8 @@ S = ".safetensors"
 
 
 def named(words: list[str], root: str | None = None, suffix: str = S) -> dict[str, str]:
-    return dict(outputs(list(expanded(words)), "out", suffix, root))
+    found = outputs(expanded(words), "out", suffix, root)
+    return {given.path: output for given, output in found}
 
 
 @pytest.fixture

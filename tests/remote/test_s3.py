@@ -14,6 +14,9 @@ from servers import BUCKET, S3
 import ckptool
 from ckptool.cli import main
 from ckptool.errors import CkptError, FormatError, OutputError
+from ckptool.fleet.batch import batch
+from ckptool.fleet.tasks import Job
+from ckptool.planning import Options
 from ckptool.reading import read
 from ckptool.remote import stores
 
@@ -143,3 +146,29 @@ def test_a_throttle_that_stays_is_said(source: str, bucket: S3) -> None:
     with pytest.raises(CkptError, match=r"cannot be read: .*, 6 times$") as caught:
         read(source)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in caught.value.message
+
+
+def test_a_fleet_in_a_bucket(
+    source: str, client: Any, bucket: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run asks for the listing alone: what it tells is what was written down."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(6):
+        torch.save({"w": torch.ones(4, 4)}, tmp_path / "small.pth")
+        client.upload_file(str(tmp_path / "small.pth"), BUCKET, f"fleet/{number % 2}/{number}.pth")
+    client.put_object(Bucket=BUCKET, Key="fleet/0/empty.pth", Body=b"")
+    job = Job(options=Options(dtype="fp16"))
+    words, out = [f"s3://{BUCKET}/fleet/*/*.pth"], f"s3://{BUCKET}/out"
+    found = batch(words, out, job, workers=1)
+    assert (found.done, {*found.causes}) == (6, {"not-a-checkpoint.empty"})
+    assert [key for key in keys(client) if key.startswith("out/")] == [
+        f"out/{number % 2}/{number}.safetensors" for number in (0, 2, 4, 1, 3, 5)
+    ]
+    stores.take_traffic()
+    again = batch(words, out, job, workers=1)
+    assert (again.done, again.skipped, again.failed_before) == (0, 6, 1)
+    assert stores.take_traffic().requests == 1
+    client.put_object(Bucket=BUCKET, Key="fleet/0/empty.pth", Body=b"<html>")
+    again = batch(words, out, job, workers=1)
+    assert {*again.causes} == {"not-a-checkpoint.html"}
+    assert found.journal == "ckptool-batch.jsonl"
