@@ -15,7 +15,7 @@ from dataclasses import replace
 from ckptool.averages import is_average, split
 from ckptool.candidates import DEEPEST, ROOT, SMALL, children, search
 from ckptool.checkpoint import Budget, LeftAside, Refused, Value, WeightSet, is_tree
-from ckptool.errors import WeightsError, listed, printable, quoted
+from ckptool.errors import WeightsError, counted, listed, printable, quoted
 from ckptool.tensors import LazyTensor, View
 
 _MOST_ASIDE = 1_000  # entries of one mapping that are named one by one
@@ -204,7 +204,7 @@ class _Scale:
             if count is None:
                 count = self._entries[value.identity] = sum(1 for _ in children(value))
                 self._budget.spend(count)
-            return f"{printable(value.type, 60)}, {count:,} entries"
+            return f"{printable(value.type, 60)}, {counted(count, 'entry', 'entries')}"
         if isinstance(value, bytes):
             return f"{len(value):,} bytes"
         if isinstance(value, str):

@@ -14,6 +14,7 @@ from typing import Protocol
 from ckptool.errors import CkptError, FormatError, quoted
 
 BLOCK = 1 << 22
+AGAIN = "download or copy the file again"  # the hint for damage
 
 
 class Readable(Protocol):
@@ -182,10 +183,14 @@ def names_in(folder: str) -> list[str]:
         raise _unreadable(folder, error) from None
 
 
+def cut_short(message: str) -> FormatError:
+    """The error for a file that ends before what it says it holds."""
+    return FormatError(message, hint=AGAIN, code="format.truncated")
+
+
 def _ends_early(offset: int, have: int, length: int) -> FormatError:
-    return FormatError(
-        f"at byte {offset:,}: found {have:,} bytes, wanted {length:,}: the file ends early",
-        code="format.truncated",
+    return cut_short(
+        f"at byte {offset:,}: found {have:,} bytes, wanted {length:,}: the file ends early"
     )
 
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from ckptool.architectures import darknet_files
 from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
-from ckptool.errors import CkptError, WeightsError, listed
+from ckptool.errors import CkptError, WeightsError, counted, listed, quoted
+from ckptool.formats import darknet
 from ckptool.provenance import Origin, origin
 from ckptool.reading import Opened, open_file
 from ckptool.statistics import TensorStatistics, measure, value_findings
@@ -52,7 +52,7 @@ def inspect(
     if chosen is not None:
         findings += [*_darknet(chosen, opened.contents.metadata), *_findings(chosen)]
         if stats:
-            measured = measure(chosen.tensors)
+            measured = _measured(opened, chosen)
             findings += value_findings(chosen.tensors, measured)
     contents = opened.contents
     dangerous = [item for item in contents.globals if item.danger]
@@ -94,11 +94,18 @@ def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list
         return choose(opened.sets, weights), []
     except WeightsError as error:
         if weights is not None:
-            raise error.located(f"`{opened.path}`") from None
+            raise error.located(quoted(opened.path)) from None
         hint = f"; choose with {error.hint}" if error.hint else ""
         return None, [Finding(error.code, error.message + hint)]
     except CkptError as error:
-        raise error.located(f"`{opened.path}`") from None
+        raise error.located(quoted(opened.path)) from None
+
+
+def _measured(opened: Opened, chosen: WeightSet) -> dict[str, TensorStatistics]:
+    try:
+        return measure(chosen.tensors)
+    except CkptError as error:
+        raise error.located(quoted(opened.path)) from None
 
 
 def _findings(chosen: WeightSet) -> list[Finding]:
@@ -108,7 +115,8 @@ def _findings(chosen: WeightSet) -> list[Finding]:
         findings.append(
             Finding(
                 "tied",
-                f"{len(tied):,} groups of keys share a tensor, such as {listed(tied[0], 4)}",
+                f"{counted(len(tied), 'group')} of tied keys, one tensor under several names: "
+                f"{listed(tied[0], 4)}",
                 tuple(key for group in tied for key in group),
             )
         )
@@ -128,7 +136,7 @@ def _findings(chosen: WeightSet) -> list[Finding]:
         findings.append(
             Finding(
                 f"refused-{kind}",
-                f"{len(of_kind):,} {kind} tensors are listed but not read ({reason}): "
+                f"{counted(len(of_kind), f'{kind} tensor')} listed but not read ({reason}): "
                 f"{listed(of_kind, 3)}",
                 tuple(of_kind),
             )
@@ -138,7 +146,7 @@ def _findings(chosen: WeightSet) -> list[Finding]:
         findings.append(
             Finding(
                 "empty",
-                f"{len(empty):,} tensors have no elements: {listed(empty, 3)}",
+                f"{counted(len(empty), 'tensor')} without elements: {listed(empty, 3)}",
                 tuple(empty),
             )
         )
@@ -147,8 +155,10 @@ def _findings(chosen: WeightSet) -> list[Finding]:
 
 def _darknet(chosen: WeightSet, metadata: Mapping[str, str]) -> Iterator[Finding]:
     """What the header and the size of a darknet file say of it."""
-    floats = darknet_files.flat(chosen)
-    if floats is not None:
+    if darknet.KEY in chosen.tensors:
+        from ckptool.architectures import darknet_files  # its tables cost as much as a large header
+
+        floats = chosen.tensors[darknet.KEY]
         version = ".".join(metadata.get(name, "") for name in ("major", "minor", "revision"))
         seen = int(metadata.get("seen", 0))
         yield Finding("darknet-header", f"version {version}, {seen:,} images seen in training")

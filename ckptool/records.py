@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ckptool.errors import FormatError, quoted
-from ckptool.files import BLOCK, Readable
+from ckptool.files import AGAIN, BLOCK, Readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,7 @@ class Record:
             raise FormatError(
                 f"record {quoted(self.name)} at byte {self.offset:,}: found CRC {crc:08x}, "
                 f"wanted {self.crc:08x}: the file is damaged",
+                hint=AGAIN,
                 code="zip.crc",
             )
         self.file.verified.add(self.offset)

@@ -114,11 +114,12 @@ def _holds_anything(value: Value) -> bool:
 
 def _findings(root: str, classes: list[str], hooked: list[str]) -> tuple[Finding, ...]:
     own = [name for name in classes if not name.startswith("torch.nn.modules.")]
+    overrides = "overrides" if len(own) == 1 else "override"
     findings = [
         Finding(
             "salvaged-module",
             f"rebuilt from the pickled module {quoted(root)} without its class"
-            + (f"; if {listed(own, 3)} override state_dict(), its keys differ" if own else ""),
+            + (f"; if {listed(own, 3)} {overrides} state_dict(), its keys differ" if own else ""),
         )
     ]
     if hooked:

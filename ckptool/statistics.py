@@ -161,7 +161,8 @@ def _measured(tensor: LazyTensor) -> TensorStatistics:
         values = values[numpy.isfinite(values)]
         if values.size:
             finite += values.size
-            total += float(values.sum(dtype=numpy.float64))
+            with numpy.errstate(over="ignore"):
+                total += float(values.sum(dtype=numpy.float64))
             magnitudes.update(_magnitudes(values))
             low, high = float(values.min()), float(values.max())
             lowest = low if lowest is None else min(lowest, low)

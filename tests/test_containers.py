@@ -310,7 +310,7 @@ def test_what_is_left_aside_is_named_with_its_size(tmp_path: Path) -> None:
         LeftAside("optimizer", "dict, 2 entries", 20),
         LeftAside("lr", "float 0.1", 0),
         LeftAside("best", "None", 0),
-        LeftAside("args", "argparse.Namespace, 1 entries", 0),
+        LeftAside("args", "argparse.Namespace, 1 entry", 0),
         LeftAside("anchors", "tensor float64 (3, 2)", 48),
         LeftAside("model.note", "str `kept out`", 0),
     )

@@ -16,15 +16,19 @@ from ckptool.errors import (
     listed,
     quoted,
 )
-from ckptool.files import Readable
+from ckptool.files import Readable, cut_short
 from ckptool.formats.darknet import plausible
 from ckptool.formats.nodes import PersistentId
 from ckptool.formats.pickle_vm import load
 from ckptool.formats.rebuild import storage_reference
 
+# What torch writes before the pickle.
+_BEGINNING = re.compile(r"(?:[^/]+/)?(?:version|byteorder|\.\w.*)")
 _SIZE_AND_START = Struct("<II")
 _LENGTHS = Struct("<3H")
 _UNPACK = "unpack it, then try the file inside"
+_FROM = "name the checkpoint that it was exported from"
+_NAME = "name the checkpoint itself"
 _MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
     (b"\x1f\x8b", "gzip data", "gunzip it, then try the file inside"),
     (b"BZh", "bzip2 data", "bunzip2 it, then try the file inside"),
@@ -33,12 +37,16 @@ _MAGIC: tuple[tuple[bytes, str, str | None], ...] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"Rar!", "a rar archive", _UNPACK),
     (b"\x89HDF", "an HDF5 file, such as Keras writes", "convert it with the framework it is from"),
-    (b"GGUF", "a GGUF file of llama.cpp", None),
-    (b"\x93NUMPY", "a single numpy array", None),
-    (b"%PDF", "a PDF", None),
-    (b"\x89PNG", "a PNG picture", None),
-    (b"\xff\xd8\xff", "a JPEG picture", None),
-    (b"\x7fELF", "a program or shared library", None),
+    (b"GGUF", "a GGUF file of llama.cpp", _FROM),
+    (
+        b"\x93NUMPY",
+        "a single numpy array",
+        "numpy.savez writes arrays under their keys",
+    ),
+    (b"%PDF", "a PDF", _NAME),
+    (b"\x89PNG", "a PNG picture", _NAME),
+    (b"\xff\xd8\xff", "a JPEG picture", _NAME),
+    (b"\x7fELF", "a program or shared library", _NAME),
 )
 
 
@@ -52,11 +60,11 @@ def explain(head: bytes, file: Readable) -> CkptError:
         if head.startswith(magic):
             return _not(f"this is {what}", hint, "foreign")
     if head[4:8] == b"TFL3":
-        return _not("this is a TensorFlow Lite model", None, "foreign")
+        return _not("this is a TensorFlow Lite model", _FROM, "foreign")
     if head[257:262] == b"ustar":
         return _not("this is a tar archive", _UNPACK, "foreign")
     if head[:1] == b"\x08" and re.search(rb"onnx|pytorch|\x12.{0,40}(?:ir_version|graph)", head):
-        return _not("this is an ONNX model, a graph and not a checkpoint", None, "foreign")
+        return _not("this is an ONNX model, a graph and not a checkpoint", _FROM, "foreign")
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if text.startswith(b"<"):
         return _web_page(text)
@@ -100,16 +108,20 @@ def explain_zip(file: Readable) -> CkptError | None:
             return None
         return not_torch(names)
     missing = _missing_storages(file)
-    return FormatError(
+    return cut_short(
         "the zip archive is cut short: it has no end record"
-        + (f", and at least {missing:,} bytes of its storages are missing" if missing > 0 else ""),
-        hint="download or copy the file again",
-        code="format.truncated",
+        + (f", and at least {missing:,} bytes of its storages are missing" if missing > 0 else "")
     )
 
 
 def not_torch(names: list[str]) -> CkptError:
     """The error for a zip archive without `data.pkl`, from the names in it."""
+    if names and all(map(_BEGINNING.fullmatch, names)):
+        return FormatError(
+            "a zip archive as torch.save begins it, without `data.pkl`: the saving was broken off",
+            hint="save it again, or take the checkpoint before it",
+            code="format.unfinished",
+        )
     if "model.json" in names:
         return UnsupportedError(
             "a TorchScript archive of torch 1.0 to 1.3 (`model.json`), which is not read",

@@ -15,7 +15,7 @@ from functools import partial
 
 from ckptool.dtypes import DType
 from ckptool.errors import FormatError, quoted
-from ckptool.files import MemoryFile, Readable
+from ckptool.files import MemoryFile, Readable, cut_short
 from ckptool.formats.nodes import Global, ListNode, Span, arguments, holder, raw_bytes, text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import storage_reference
@@ -197,10 +197,9 @@ def _records(
         )
     wanted = at + sum(8 + numel * itemsize for numel, itemsize in map(sizes.__getitem__, keys))
     if wanted > end:
-        raise FormatError(
+        raise cut_short(
             f"the file is cut short: {wanted - end:,} bytes of the storages are missing "
-            f"(found {end:,} bytes, wanted {wanted:,})",
-            code="format.truncated",
+            f"(found {end:,} bytes, wanted {wanted:,})"
         )
     records = {}
     for key in keys:

@@ -16,6 +16,7 @@ from struct import Struct
 from struct import error as StructError
 
 from ckptool.errors import FormatError
+from ckptool.files import AGAIN
 from ckptool.formats.nodes import (
     Call,
     Container,
@@ -67,10 +68,8 @@ def load(data: bytes, start: int = 0) -> Pickle:
     try:
         return _run(data, start)
     except (IndexError, StructError):
-        raise FormatError(
-            f"the pickle ends at byte {len(data):,} without its STOP opcode",
-            code="pickle.truncated",
-        ) from None
+        what = f"the pickle ends at byte {len(data):,} without its STOP opcode"
+        raise FormatError(what, hint=AGAIN, code="pickle.truncated") from None
     except UnicodeDecodeError:
         raise FormatError("the pickle holds text that is not UTF-8", code="pickle.text") from None
 

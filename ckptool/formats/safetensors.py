@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ckptool.checkpoint import Contents, Finding, Refused, Value
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import FormatError, quoted
-from ckptool.files import Readable
+from ckptool.files import Readable, cut_short
 from ckptool.formats.flat import FlatTree
 from ckptool.records import Record
 from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, contiguous_strides, is_possible
@@ -39,10 +39,9 @@ def read(file: Readable) -> Contents:
     """
     length = int.from_bytes(file.read(0, 8), "little")
     if length > file.size - 8:
-        raise FormatError(
+        raise cut_short(
             f"the file is cut short inside its header: {length + 8 - file.size:,} bytes or more "
-            f"are missing (found {file.size:,}, the header alone wants {length + 8:,})",
-            code="format.truncated",
+            f"are missing (found {file.size:,}, the header alone wants {length + 8:,})"
         )
     if length > LARGEST_HEADER:
         raise _bad("size", f"the header has {length:,} bytes, wanted at most {LARGEST_HEADER:,}")
@@ -151,10 +150,9 @@ def _check_coverage(entries: Mapping[str, tuple[str, tuple[int, ...], int, int]]
             )
         reached = stop
     if reached > end:
-        raise FormatError(
+        raise cut_short(
             f"the file is cut short: {reached - end:,} bytes of the tensors are missing "
-            f"(found {end:,} bytes of data, wanted {reached:,})",
-            code="format.truncated",
+            f"(found {end:,} bytes of data, wanted {reached:,})"
         )
     if reached < end:
         raise _bad("coverage", f"{end - reached:,} bytes behind the last tensor belong to nothing")

@@ -14,7 +14,7 @@ from struct import Struct
 from ckptool.checkpoint import Contents, Finding, Refused
 from ckptool.dtypes import DType
 from ckptool.errors import FormatError, quoted
-from ckptool.files import Readable
+from ckptool.files import Readable, cut_short
 from ckptool.formats.globals import label
 from ckptool.formats.graph import value_of
 from ckptool.formats.legacy_stream import Values, names_of
@@ -88,10 +88,7 @@ def _members(file: Readable) -> dict[str, _Member]:
             raise _bad(f"member {quoted(name)} is not one that torch writes")
         end = at + 512 + -(-size // 512) * 512
         if end > file.size:
-            raise FormatError(
-                f"the file is cut short: {end - file.size:,} bytes are missing",
-                code="format.truncated",
-            )
+            raise cut_short(f"the file is cut short: {end - file.size:,} bytes are missing")
         if extended:
             _check_extended(file.read(at + 512, min(size, _LARGEST_EXTENDED + 1)))
         else:

@@ -229,7 +229,7 @@ def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entr
     ordered = sorted(central, key=lambda entry: entry.header)
     reached = 0  # every byte before it is accounted for, but for the descriptor of `last`
     last: _Central | None = None
-    for entry, following in zip(ordered, [*ordered[1:], None], strict=True):
+    for entry, following in zip(ordered, [*ordered[1:], None], strict=False):
         offset = _supposed(entry, following.header if following else end) if file.distant else None
         if offset is None:
             offset = _located(file, entry, reached, last, end)

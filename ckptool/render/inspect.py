@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable
@@ -41,6 +41,12 @@ def inspection_json(found: Inspection) -> dict[str, Any]:
             {"key": key, **spec_json(tensor.spec)}
             for key, tensor in (found.chosen.tensors if found.chosen else {}).items()
         ],
+        "refused": [
+            {"key": key, "kind": item.kind, "reason": item.reason}
+            for key, item in (found.chosen.refused if found.chosen else {}).items()
+        ],
+        "by_dtype": _groups_json(found.chosen.tensors, _dtype_of) if found.chosen else {},
+        "by_module": _groups_json(found.chosen.tensors, _module_of) if found.chosen else {},
         "metadata": dict(found.metadata),
         "made_from": _origin_json(found.origin) if found.origin else None,
     }
@@ -75,13 +81,17 @@ def inspection_text(
         lines += ["", *table(rows, "")]
         if len(found.left_aside) > 20:
             lines.append(f"and {len(found.left_aside) - 20} more")
-    modules = _modules(found.chosen.tensors) if found.chosen and not (tree or keys) else []
-    if modules:
-        lines += ["", *modules]
+    for title, group in (("dtype", _dtype_of), ("module", _module_of)):
+        rows = _grouped(found.chosen.tensors, group) if found.chosen and not (tree or keys) else []
+        if len(rows) > 1:
+            shown = [[title, "tensors", "parameters", "size", "dtypes"], *rows[:20]]
+            lines += ["", *table([row[:4] for row in shown] if title == "dtype" else shown, "")]
+            lines += [f"and {len(rows) - 20} more"] if len(rows) > 20 else []
     if found.chosen and tree:
         lines += ["", *_tree(found.chosen.tensors, width)]
     if found.chosen and keys:
         rows = [[printable(key), spec_text(t.spec)] for key, t in found.chosen.tensors.items()]
+        rows += [[printable(key), f"{x.kind}, not read"] for key, x in found.chosen.refused.items()]
         lines += ["", *table(rows, "")]
     if found.statistics:
         rows = [["key", "min", "max", "mean", "non-finite", "zeros"]]
@@ -163,20 +173,44 @@ def _dtypes(tensors: Mapping[str, LazyTensor]) -> str:
     return ", ".join(f"{name} ×{count:,}" for name, count in counts.items())
 
 
-def _modules(tensors: Mapping[str, LazyTensor]) -> list[str]:
-    """Tensors, parameters and bytes by the first segment of the keys."""
-    tops: dict[str, dict[str, LazyTensor]] = {}
-    for key, tensor in tensors.items():
-        tops.setdefault(key.partition(".")[0], {})[key] = tensor
-    if len(tops) == 1:
-        return []
-    rows = [["module", "tensors", "parameters", "size", "dtypes"]]
-    rows += [
-        [printable(top, 60), *_totals(inside), _dtypes(inside)]
-        for top, inside in list(tops.items())[:20]
+def _grouped(
+    tensors: Mapping[str, LazyTensor], group: Callable[[str, LazyTensor], str]
+) -> list[list[str]]:
+    """Tensors, parameters, bytes and dtypes by what the group of a tensor is."""
+    return [
+        [printable(name, 60), *_totals(inside), _dtypes(inside)]
+        for name, inside in _groups(tensors, group).items()
     ]
-    lines = table(rows, "")
-    return lines if len(tops) <= 20 else [*lines, f"and {len(tops) - 20} more"]
+
+
+def _groups(
+    tensors: Mapping[str, LazyTensor], group: Callable[[str, LazyTensor], str]
+) -> dict[str, dict[str, LazyTensor]]:
+    found: dict[str, dict[str, LazyTensor]] = {}
+    for key, tensor in tensors.items():
+        found.setdefault(group(key, tensor), {})[key] = tensor
+    return found
+
+
+def _dtype_of(key: str, tensor: LazyTensor) -> str:
+    return tensor.dtype
+
+
+def _module_of(key: str, tensor: LazyTensor) -> str:
+    return key.partition(".")[0]
+
+
+def _groups_json(
+    tensors: Mapping[str, LazyTensor], group: Callable[[str, LazyTensor], str]
+) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            "tensors": len(inside),
+            "parameters": sum(tensor.numel for tensor in inside.values()),
+            "bytes": sum(tensor.nbytes for tensor in inside.values()),
+        }
+        for name, inside in _groups(tensors, group).items()
+    }
 
 
 def _tree(tensors: Mapping[str, LazyTensor], width: int) -> list[str]:

@@ -51,7 +51,7 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
     lines = []
     for row in rows:
         cells = [
-            cell.rjust(width) if cell[:1].isdigit() and column else cell.ljust(width)
+            cell.rjust(width) if cell.lstrip("-")[:1].isdigit() and column else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append((indent + "  ".join(cells)).rstrip())

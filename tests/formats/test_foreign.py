@@ -27,6 +27,9 @@ POINTER = (
     b"size 207884672\n"
 )
 
+EXPORTED = "name the checkpoint that it was exported from"
+ITSELF = "name the checkpoint itself"
+
 # The bytes; the sentence behind the file's name; the hint; the code behind `not-a-checkpoint.`.
 BYTES: dict[str, tuple[bytes, str, str | None, str]] = {
     "empty": (b"", "the file is empty", "download or save it again", "empty"),
@@ -106,16 +109,21 @@ BYTES: dict[str, tuple[bytes, str, str | None, str]] = {
     "ONNX": (
         b"\x08\x07\x12\x07pytorch\x1a\x052.0.0:",
         "this is an ONNX model, a graph and not a checkpoint",
-        None,
+        EXPORTED,
         "foreign",
     ),
-    "TensorFlow Lite": (b"\x1c\0\0\0TFL3", "this is a TensorFlow Lite model", None, "foreign"),
-    "GGUF": (b"GGUF\3\0\0\0", "this is a GGUF file of llama.cpp", None, "foreign"),
-    "npy": (b"\x93NUMPY\1\0", "this is a single numpy array", None, "foreign"),
-    "PDF": (b"%PDF-1.7\n", "this is a PDF", None, "foreign"),
-    "PNG": (b"\x89PNG\r\n\x1a\n", "this is a PNG picture", None, "foreign"),
-    "JPEG": (b"\xff\xd8\xff\xe0", "this is a JPEG picture", None, "foreign"),
-    "ELF": (b"\x7fELF\2\1", "this is a program or shared library", None, "foreign"),
+    "TensorFlow Lite": (b"\x1c\0\0\0TFL3", "this is a TensorFlow Lite model", EXPORTED, "foreign"),
+    "GGUF": (b"GGUF\3\0\0\0", "this is a GGUF file of llama.cpp", EXPORTED, "foreign"),
+    "npy": (
+        b"\x93NUMPY\1\0",
+        "this is a single numpy array",
+        "numpy.savez writes arrays under their keys",
+        "foreign",
+    ),
+    "PDF": (b"%PDF-1.7\n", "this is a PDF", ITSELF, "foreign"),
+    "PNG": (b"\x89PNG\r\n\x1a\n", "this is a PNG picture", ITSELF, "foreign"),
+    "JPEG": (b"\xff\xd8\xff\xe0", "this is a JPEG picture", ITSELF, "foreign"),
+    "ELF": (b"\x7fELF\2\1", "this is a program or shared library", ITSELF, "foreign"),
     "text": (b"Not Found\nline 2", "this is text: `Not Found`", AGAIN, "text"),
     "text in another alphabet": ("不存在\n".encode(), "this is text: `不存在`", AGAIN, "text"),
     "a sentence in brackets": (
@@ -220,6 +228,19 @@ def test_an_empty_zip_archive(tmp_path: Path) -> None:
     _zip()(path)
     message = "a zip archive without `data.pkl`: it holds nothing"
     assert_says(refusal(path), path, message, PACKED, "not-a-checkpoint.zip")
+
+
+def test_a_save_that_was_broken_off(tmp_path: Path) -> None:
+    """torch.save that meets what it cannot pickle leaves an archive without the pickle."""
+    path = tmp_path / "x.pth"
+    with pytest.raises(AttributeError):
+        torch.save({"w": torch.ones(3), "hook": lambda: None}, path)
+    error = refusal(path)
+    assert error.message == (
+        f"`{path}`: a zip archive as torch.save begins it, without `data.pkl`: the saving was "
+        "broken off"
+    )
+    assert error.hint == "save it again, or take the checkpoint before it"
 
 
 @pytest.mark.parametrize("cut", [1, 30, 5_000])
