@@ -97,8 +97,12 @@ def write(
 
     Raises: CkptError; nothing is written then.
     """
-    prepared = Prepared(checkpoint, make_plan(checkpoint.weights, None, Options()))
-    return carry_out(prepared, os.fspath(output), force=force, progress=progress)
+    path, target = os.fspath(output), None
+    if path.endswith(".weights"):  # whose order only an architecture tells
+        known = architecture_of(checkpoint.weights)
+        target = Target(known.name, known.specs, known.num_classes, known) if known else None
+    prepared = Prepared(checkpoint, make_plan(checkpoint.weights, None, Options()), target)
+    return carry_out(prepared, path, force=force, progress=progress)
 
 
 def prepare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
@@ -12,8 +13,14 @@ from darknet_made import by_convolution, floats_in, read_file, write_file
 
 import ckptool
 from ckptool import architectures
-from ckptool.architectures import frozen
-from ckptool.errors import ArchitectureError, FormatError, PlanError, UnsupportedError
+from ckptool.architectures import darknet_files, frozen
+from ckptool.errors import (
+    ArchitectureError,
+    CkptError,
+    FormatError,
+    PlanError,
+    UnsupportedError,
+)
 
 # The floats of a file: so many, and so many more for each class.
 # Source: AlexeyAB/darknet README (the sizes of its files), the cfgs in its `cfg/`.
@@ -214,6 +221,31 @@ def test_the_first_layers_can_be_had_under_their_keys(tmp_path: Path) -> None:
     written = ckptool.read(result.output)
     assert list(written)[-2:] == ["models.1.conv2.weight", "models.1.conv2.bias"]
     assert sum(tensor.numel for tensor in written.values()) == first
+
+
+def test_a_file_cut_anywhere_is_no_whole_one(
+    tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """Where the cut is between two layers it is the first of them, and said to be."""
+    cfg = tmp_path / "small.cfg"
+    cfg.write_bytes(detector(SMALL))
+    architecture = architectures.find(f"darknet:{cfg}")
+    data = write_file(tmp_path / "whole.weights", floats_in(cfg.read_text())).read_bytes()
+    path = tmp_path / "cut.weights"
+    ends = [*range(40), *range(40, len(data), 3), len(data) - 1]
+    parts = []
+    for end in ends:
+        path.write_bytes(data[:end])
+        try:
+            found = darknet_files.keyed(ckptool.read(path), architecture)
+        except CkptError as error:
+            assert "\n" not in error.message
+        else:
+            assert darknet_files.is_part(found.weights)
+            parts.append(end)
+    assert parts
+    assert set(parts) <= {20 + 4 * 248, 20 + 4 * (248 + 20), 20 + 4 * (248 + 20 + 96)}
+    count("darknet files cut short", len(ends))
 
 
 def test_a_file_loads_into_a_live_network(tmp_path: Path) -> None:
