@@ -79,7 +79,7 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
         width, height = own[wrong[0]]
         yield error(
             "image-sides",
-            f"{len(wrong):,} of {counted(len(images), 'image')} have no width and height, such as "
+            f"found {len(wrong):,} of {counted(len(images), 'image')} without their sides, such as "
             f"{width:g}×{height:g}, wanted whole pixels above 0",
             where=f"image {coco.image_id(images[wrong[0]])}",
             count=len(wrong),
@@ -89,17 +89,19 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
     if nameless:
         yield error(
             "image-name",
-            f"{len(nameless):,} of {counted(len(images), 'image')} have no `file_name`, wanted one",
+            f"found {len(nameless):,} of {counted(len(images), 'image')} without `file_name`, "
+            "wanted one for each",
             where=f"image {coco.image_id(images[nameless[0]])}",
             count=len(nameless),
             fix="write `file_name`, relative to the folder of the images",
         )
     seen: dict[str, int] = {}
     again = [at for at, name in enumerate(coco.files) if name and seen.setdefault(name, at) != at]
+    again = [at for at in again if images[at] != images[seen[coco.files[at] or ""]]]
     if again:
         yield warning(
             "image-file-twice",
-            f"{counted(len(again), 'image')} share a file with another image, such as "
+            f"found {counted(len(again), 'image')} with the file of another, such as "
             f"{quoted(coco.files[again[0]] or '')}, wanted one entry for each file",
             where=f"image {coco.image_id(images[again[0]])}",
             count=len(again),
@@ -110,8 +112,8 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
     if bare.any():
         yield note(
             "image-empty",
-            f"{int(bare.sum()):,} of {counted(len(images), 'image')} have no annotation: they are "
-            "trained as background, or left out",
+            f"found {int(bare.sum()):,} of {counted(len(images), 'image')} without an annotation: "
+            "they are trained as background, or left out",
             where=f"image {coco.image_id(int(np.flatnonzero(bare)[0]))}",
             count=int(bare.sum()),
         )
@@ -123,7 +125,9 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
 
     yield from _broken(coco, "categories")
     categories = _column(coco.categories)
-    yield from _twice(categories, "category-twice", "category", "categories", coco.category_id)
+    yield from _twice(
+        categories, "category-twice", "category", "categories", coco.category_id, made=warning
+    )
     by_name: dict[str, int] = {}
     alike = [
         at for at, name in enumerate(coco.names) if name and by_name.setdefault(name, at) != at
@@ -132,8 +136,8 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
     if alike:
         yield warning(
             "category-name",
-            f"{counted(len(alike), 'category', 'categories')} have the name of another, such as "
-            f"{quoted(coco.names[alike[0]])}, wanted one category for each name",
+            f"found {counted(len(alike), 'category', 'categories')} with the name of another, such "
+            f"as {quoted(coco.names[alike[0]])}, wanted one category for each name",
             where=f"category {coco.category_id(categories[alike[0]])}",
             count=len(alike),
             fix="join the categories, or tell their names apart",
@@ -145,8 +149,8 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
     if coco.boxless:
         yield error(
             "annotation-box",
-            f"{len(coco.boxless):,} of {counted(len(coco.ids), 'annotation')} have no `bbox` of 4 "
-            "numbers, wanted x, y, width, height in pixels",
+            f"found {len(coco.boxless):,} of {counted(len(coco.ids), 'annotation')} without a "
+            "`bbox` of 4 numbers, wanted x, y, width, height in pixels",
             where=_annotation(coco, coco.boxless[0]),
             count=len(coco.boxless),
             fix="drop them, or write the box",
@@ -157,9 +161,8 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
         if len(full):
             yield warning(
                 "image-crowded",
-                f"{counted(len(full), 'image')} have more than {_MOST_BOXES} boxes, one of them "
-                f"{int(counts.max()):,}, wanted {_MOST_BOXES} at most: effdet's loader drops the "
-                "rest",
+                f"found {counted(len(full), 'image')} with up to {int(counts.max()):,} boxes, "
+                f"wanted {_MOST_BOXES} at most: effdet's loader drops the rest",
                 where=f"image {coco.image_id(int(full[0]))}",
                 count=len(full),
                 fix="DetectionFastCollate(max_instances=…), or cut the images in tiles",
@@ -188,7 +191,7 @@ def check_places(coco: Coco, table: Table) -> Iterator[Finding]:
         again = rows[order[same + 1]]
         yield warning(
             "box-twice",
-            f"{len(again):,} of {counted(len(table.boxes), 'box', 'boxes')} are there twice, with "
+            f"found {len(again):,} of {counted(len(table.boxes), 'box', 'boxes')} twice in one "
             "image and category, wanted once",
             where=_annotation(coco, int(again.min())),
             count=len(again),
@@ -202,8 +205,8 @@ def _broken(coco: Coco, name: str) -> Iterator[Finding]:
         if where == name:
             yield error(
                 f"{_SINGULAR[name]}-key",
-                f"{counted(len(places), 'entry', 'entries')} of {quoted(name)} have no "
-                f"{quoted(key)} that is a number or a text, wanted one in each",
+                f"found {counted(len(places), 'entry', 'entries')} of {quoted(name)} without "
+                f"{quoted(key)}, wanted a number or a text in each",
                 where=f"{name}[{places[0]}]",
                 count=len(places),
                 fix="drop them, or write it",
@@ -211,7 +214,12 @@ def _broken(coco: Coco, name: str) -> Iterator[Finding]:
 
 
 def _twice(
-    numbers: Array, code: str, one: str, many: str, id_of: Callable[[int], Any]
+    numbers: Array,
+    code: str,
+    one: str,
+    many: str,
+    id_of: Callable[[int], Any],
+    made: Callable[..., Finding] = error,
 ) -> Iterator[Finding]:
     """Entries with an id that an earlier one has."""
     import numpy as np
@@ -220,9 +228,9 @@ def _twice(
     more = values[counts > 1]
     if len(more):
         count = int((counts[counts > 1] - 1).sum())
-        yield error(
+        yield made(
             code,
-            f"{counted(count, one, many)} have an id that another has: "
+            f"found {counted(count, one, many)} with the id of another: "
             f"{listed(str(id_of(int(number))) for number in more)}, wanted each id once: readers "
             "keep the last",
             where=f"{one} {id_of(int(more[0]))}",
@@ -243,7 +251,7 @@ def _annotation_twice(coco: Coco) -> Iterator[Finding]:
     if len(rows):
         yield error(
             "annotation-twice",
-            f"{len(rows):,} of {counted(len(ids), 'annotation')} have an id that another has, "
+            f"found {len(rows):,} of {counted(len(ids), 'annotation')} with the id of another, "
             "wanted each id once: readers by id put the last in the place of the others",
             where=_annotation(coco, int(rows[0])),
             count=len(rows),
@@ -261,7 +269,7 @@ def _dangling(coco: Coco, mask: Array, code: str, what: str) -> Iterator[Finding
         many = "images" if what == "image" else "categories"
         yield error(
             code,
-            f"{len(rows):,} of {counted(len(coco.ids), 'annotation')} are of {what} "
+            f"found {len(rows):,} of {counted(len(coco.ids), 'annotation')} of {what} "
             f"{listed(missing, 3)}, wanted ids that {quoted(many)} has",
             where=_annotation(coco, int(rows[0])),
             count=len(rows),

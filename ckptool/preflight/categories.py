@@ -101,8 +101,8 @@ def check_categories(
     if empty:
         yield warning(
             "class-empty",
-            f"{len(empty):,} of {counted(len(real), 'category', 'categories')} have no box: "
-            f"{listed(_told(category) for category in empty)}, wanted some for each",
+            f"found {len(empty):,} of {counted(len(real), 'category', 'categories')} without a "
+            f"box: {listed(_told(category) for category in empty)}, wanted some for each",
             where=_place(empty[0]),
             count=len(empty),
             fix="leave the categories out, or look where their boxes are",
@@ -125,11 +125,12 @@ def _ids(
 ) -> Iterator[Finding]:
     if len(real) > labels.count:
         beyond = [category for category in real if category.row is None]
-        yield error(
+        made = error if any(category.boxes for category in beyond) else warning
+        yield made(
             "category-count",
             f"found {counted(len(real), 'category', 'categories')}, wanted {labels.count:,} at "
-            f"most, the classes of {quoted(arch)}: the last {len(beyond):,} have no row in the "
-            "head",
+            f"most, the classes of {quoted(arch)}: {len(beyond):,} of them have no row in "
+            "the head",
             where=_place(beyond[0]),
             count=len(beyond),
             fix=f"--num-classes {(num_classes or 0) + len(beyond)}, and a head of that size",
@@ -159,10 +160,11 @@ def _ids(
     largest = max((c.id for c in real if type(c.id) is int), default=0)
     if labels.first and largest > labels.last and num_classes:
         fix += f", or a head for all ids: --num-classes {num_classes + largest - labels.last}"
-    yield error(
+    made = error if any(category.boxes for category in outside) else warning
+    yield made(
         "category-range",
         f"found category ids {ids} of {counted(len(real), 'category', 'categories')}, {wanted}: "
-        f"{counted(len(outside), 'id')} of them have no row in the head of {quoted(arch)}",
+        f"{len(outside):,} of these ids have no row in the head of {quoted(arch)}",
         where=_place(outside[0] if outside else real[0]),
         count=len(outside),
         fix=fix,

@@ -129,8 +129,8 @@ def _problems(coco: Coco, pictures: dict[int, Picture], folder: str) -> Iterator
             because = f" ({reason})" if code == "image-unreadable" else ""
             yield made(
                 code,
-                f"{len(rows):,} of {counted(len(pictures), 'file')} {what}, such as {name}"
-                f"{because}, {wanted}",
+                f"found {len(rows):,} of {counted(len(pictures), 'file')} that {what}, such as "
+                f"{name}{because}, {wanted}",
                 where=_place(coco, rows[0]),
                 count=len(rows),
                 fix=fix,
@@ -169,9 +169,9 @@ def _other_sides(coco: Coco, pictures: dict[int, Picture]) -> Iterator[Finding]:
             sides = f"{coco.sides[2 * found]:g}×{coco.sides[2 * found + 1]:g}"
             yield made(
                 code,
-                f"{len(rows):,} of {counted(len(pictures), 'file')} have other sides than recorded:"
-                f" {quoted(coco.files[found] or '')} has {picture.sides[0]}×{picture.sides[1]} "
-                f"(width × height), wanted {sides}{why}",
+                f"found {len(rows):,} of {counted(len(pictures), 'file')} with other sides than "
+                f"recorded: {quoted(coco.files[found] or '')} has "
+                f"{picture.sides[0]}×{picture.sides[1]} (width × height), wanted {sides}{why}",
                 where=_place(coco, found),
                 count=len(rows),
                 fix=fix,
@@ -188,8 +188,8 @@ def _other_mode(coco: Coco, pictures: dict[int, Picture]) -> Iterator[Finding]:
         told = ", ".join(f"{count:,} {mode}" for mode, count in modes.most_common())
         yield warning(
             "image-mode",
-            f"{len(rows):,} of {counted(len(pictures), 'file')} are not {_WANTED} ({told}), such "
-            f"as {quoted(coco.files[rows[0]] or '')}, wanted 3 channels",
+            f"found {len(rows):,} of {counted(len(pictures), 'file')} not in {_WANTED} ({told}), "
+            f"such as {quoted(coco.files[rows[0]] or '')}, wanted 3 channels",
             where=_place(coco, rows[0]),
             count=len(rows),
             fix="image.convert('RGB') when they are opened",
