@@ -57,7 +57,7 @@ def check_page(report: Report) -> Page:
         facts=tuple((name, text) for name, text in facts if text),
         heading="Findings",
         points=tuple(
-            point(item.severity, f"{item.message} ({item.code}{_places(item)})", item.fix, ())
+            point(item.severity, f"{item.message} ({item.code}{_places(item)}){_advice(item)}")
             for item in report.findings
         ),
         grids=tuple(grid for grid in grids if grid.rows),
@@ -68,6 +68,11 @@ def _places(item: Finding) -> str:
     """Where the first place of a finding is, and how many there are."""
     times = f", {item.count:,} times" if item.count > 1 else ""
     return (f"; first: {item.where}" if item.where else "") + times
+
+
+def _advice(item: Finding) -> str:
+    """What to do about it, which is seldom a command."""
+    return f": {item.fix}" if item.fix else ""
 
 
 def _number(value: int | None) -> str:

@@ -86,7 +86,7 @@ def conversion_page(
         _verdict(result),
         facts=tuple(facts),
         heading="What to know",
-        points=tuple(point("note", note, None, ()) for note in notes),
+        points=tuple(point("note", note) for note in notes),
         statuses=_EDITS,
         columns=(
             Column("before", TEXT, "under the same key in the source"),

@@ -39,12 +39,12 @@ def inspection_page(found: Inspection) -> Page:
     columns = [Column("dtype and shape", TEXT), Column("size", BYTES)]
     if found.statistics:
         columns += [
+            Column("magnitudes", MAGNITUDES, "how many values have which magnitude, log scales"),
             Column("min", NUMBER),
             Column("max", NUMBER),
             Column("mean", NUMBER),
             Column("not finite", COUNT),
             Column("zeros", SHARE),
-            Column("magnitudes", MAGNITUDES, "how many values have which magnitude, log scales"),
         ]
     rows = [
         Row(
@@ -88,12 +88,12 @@ def _measured(found: TensorStatistics | None) -> tuple[Cell, ...]:
     last = max(found.magnitudes, default=-1)
     counts = [found.magnitudes.get(at, 0) for at in range(first, last + 1)]
     return (
+        (first, *counts),
         found.minimum,
         found.maximum,
         found.mean,
         found.non_finite,
         found.zero_share,
-        (first, *counts),
     )
 
 

@@ -267,7 +267,9 @@
   // The table: filtered by words, status, module and cause; sorted by any column
   const PORTION = 2000;
   const words = { text: "", kinds: new Set() };
-  let picked = null, order = { column: -1, down: false }, most = PORTION, view = [];
+  // What is wrong stands first, where anything is; within that the file's own order.
+  const natural = tally.filter(Boolean).length > 1 ? { column: STATUS, down: true } : { column: -1, down: false };
+  let picked = null, order = natural, most = PORTION, view = [];
   const value = (row, column) => {
     if (column === KEY) return row[KEY];
     if (column === STATUS) return row[STATUS];
@@ -275,13 +277,13 @@
     if (kind === "text") return texts[row[column]];
     return kind === "magnitudes" ? (row[column] ?? []).length : number(row[column]);
   };
-  const natural = new Intl.Collator("en", { numeric: true });
+  const collator = new Intl.Collator("en", { numeric: true });
   const sorted = (list) => {
     if (order.column < 0) return list;
     const sign = order.down ? -1 : 1;
     return [...list].sort((a, b) => {
       const [x, y] = [value(rows[a], order.column), value(rows[b], order.column)];
-      if (typeof x === "string") return sign * natural.compare(x, y);
+      if (typeof x === "string") return sign * collator.compare(x, y);
       if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
       return x === y ? a - b : sign * (x < y ? -1 : 1);
     });
@@ -329,6 +331,10 @@
   };
   const show = () => {
     view = sorted(matching());
+    for (const other of document.querySelectorAll("[data-column]")) {
+      const mine = Number(other.dataset.column) === order.column;
+      other.parentElement.setAttribute("aria-sort", mine ? (order.down ? "descending" : "ascending") : "none");
+    }
     $("table").tBodies[0].replaceChildren(...view.slice(0, most).map(line));
     const where = focus.path ? ` in ${focus.path}` : "";
     const shown = Math.min(most, view.length);
@@ -362,14 +368,10 @@
   for (const button of document.querySelectorAll("[data-column]")) {
     button.addEventListener("click", () => {
       const column = Number(button.dataset.column);
-      const numeric = column >= FIRST && columns[column - FIRST][1] !== "text";
-      // First the way that is asked for most, then the other, then the file's own order.
+      const numeric = column === STATUS || column >= FIRST && columns[column - FIRST][1] !== "text";
+      // First the way that is asked for most, then the other, then the order at the start.
       const first = order.column !== column;
-      order = first ? { column, down: numeric } : order.down === numeric ? { column, down: !numeric } : { column: -1, down: false };
-      for (const other of document.querySelectorAll("[data-column]")) {
-        const mine = Number(other.dataset.column) === order.column;
-        other.parentElement.setAttribute("aria-sort", mine ? (order.down ? "descending" : "ascending") : "none");
-      }
+      order = first ? { column, down: numeric } : order.down === numeric ? { column, down: !numeric } : natural;
       show();
     });
   }

@@ -105,7 +105,7 @@ class Page:
     notes: tuple[str, ...] = ()
 
 
-def point(severity: str, text: str, command: str | None, keys: Sequence[str]) -> Point:
+def point(severity: str, text: str, command: str | None = None, keys: Sequence[str] = ()) -> Point:
     """A cause or finding, its texts safe to show."""
     groups = group_within([(key, None) for key in keys], _MOST_PATTERNS)
     patterns = [f"{p} ({n:,})" if n > 1 else p for p, _, n in groups[:_MOST_PATTERNS]]
