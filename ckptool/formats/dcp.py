@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckptool.checkpoint import Contents, Finding, Refused, Value
+from ckptool.checkpoint import Budget, Contents, Finding, Refused, Value
 from ckptool.dtypes import DType, find
 from ckptool.errors import CkptError, FormatError, UnsupportedError, counted, listed, quoted
 from ckptool.files import Readable
@@ -51,12 +51,13 @@ def read(file: Readable) -> Contents:
     items = _items(fields.get("storage_data"))
     files = _opened(file.path, items)
     values: dict[str, Value] = {}
+    budget = Budget(file.size)
     for node, entry in _entries(fields.get("state_dict_metadata"), "state_dict_metadata"):
         key = text(node)
         if key is None:
             raise _bad("a key is not text")
         try:
-            values[key] = _value(key, entry, items, files)
+            values[key] = _value(key, entry, items, files, budget)
         except CkptError as error:
             raise error.located(quoted(key)) from None
     if not values:
@@ -81,6 +82,7 @@ def _value(
     entry: object,
     items: Mapping[tuple[str, tuple[int, ...] | None], tuple[str, int, int]],
     files: Mapping[str, Readable],
+    budget: Budget,
 ) -> Value:
     """A tensor, or a value that is none, which stays pickled."""
 
@@ -101,6 +103,7 @@ def _value(
         return Refused("dtype", "its element type is not known here")
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
+    budget.spend((1 + len(shape)) * len(_list(fields.get("chunks"), "chunks")))
     boxes = [_box(node, len(shape)) for node in _list(fields.get("chunks"), "chunks")]
     boxes = [box for box in boxes if 0 not in box[1] or 0 in shape]
     if 0 not in shape:

@@ -134,9 +134,13 @@ def fetch(url: str, start: int, stop: int, known: Stat) -> bytes:
     get = {"http": _get_http, "https": _get_http, "s3": _get_s3, "s3a": _get_s3}.get(scheme(url))
 
     def ask() -> bytes:
-        data: bytes = (
-            fs.cat_file(url, start, stop) if get is None else get(fs, url, start, stop, known)
-        )
+        data: bytes
+        if get is not None:
+            data = get(fs, url, start, stop, known)
+        else:
+            # The hub's files would be read in blocks of their own.
+            more = {"cache_type": "none"} if scheme(url) == "hf" else {}
+            data = fs.cat_file(url, start, stop, **more)
         with _lock:
             traffic.nbytes += len(data)
         if len(data) != stop - start:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -297,3 +298,20 @@ def test_metadata_without_fields(tmp_path: Path) -> None:
         edited(folder, lambda metadata, name=name: setattr(metadata, name, None))  # type: ignore[misc]
         with pytest.raises(FormatError, match="is not a dict"):
             read(folder)
+
+
+def test_many_tensors_of_the_same_many_pieces(tmp_path: Path) -> None:
+    """A small pickle can refer to one list of pieces from thousands of keys."""
+    folder = saved(tmp_path / "dcp", STATE)
+
+    def repeat(metadata: Any) -> None:
+        entry = metadata.state_dict_metadata["a.weight"]
+        entry.chunks = entry.chunks * 20_000
+        for number in range(2_000):
+            metadata.state_dict_metadata[f"k{number}"] = entry
+
+    edited(folder, repeat)
+    start = time.monotonic()
+    with pytest.raises(FormatError):
+        read(folder)
+    assert time.monotonic() - start < 20

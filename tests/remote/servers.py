@@ -39,7 +39,7 @@ class Web:
 def web(folder: Path) -> Iterator[Web]:
     """An HTTP server of a folder."""
     state = Web(folder)
-    handler = type("Handler", (_Handler,), {"state": state})
+    handler = type("Handler", (Handler,), {"state": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -53,7 +53,7 @@ def web(folder: Path) -> Iterator[Web]:
         thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: Web
 

@@ -141,7 +141,12 @@ def test_no_such_object_and_no_such_bucket(source: str) -> None:
             read(url)
 
 
-def test_a_throttle_that_stays_is_said(source: str, bucket: S3) -> None:
+def test_a_throttle_that_stays_is_said(
+    source: str, bucket: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     bucket.faults += ["slow down"] * 100
     with pytest.raises(CkptError, match=r"cannot be read: .*, 6 times$") as caught:
         read(source)
