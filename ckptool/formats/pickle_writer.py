@@ -27,22 +27,22 @@ def dump_state_dict(
     Each tensor is contiguous from the start of its storage; equal storage keys share one.
     """
     writer = _Writer()
-    writer.parts.append(b"\x80\x02")
+    writer.data += b"\x80\x02"
     if wrapper is not None:
-        writer.parts.append(b"}")
+        writer.data += b"}"
         writer.put()
         writer.text(wrapper)
     writer.ordered_dict()
     writer.items((key, _Tensor(spec, storage)) for key, spec, storage in entries)
     if versions is not None:
-        writer.parts.append(b"}")
+        writer.data += b"}"
         writer.put()
         writer.text("_metadata")
         writer.ordered_dict()
         writer.items(versions.items())
-        writer.parts.append(b"sb")
-    writer.parts.append(b"." if wrapper is None else b"s.")
-    return b"".join(writer.parts)
+        writer.data += b"sb"
+    writer.data += b"." if wrapper is None else b"s."
+    return bytes(writer.data)
 
 
 class _Tensor:
@@ -60,7 +60,7 @@ class _Writer:
     """
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
+        self.data = bytearray()
         self.texts: dict[str, int] = {}
         self.storages: dict[str, int] = {}
         self.names: dict[str, int] = {}
@@ -69,13 +69,13 @@ class _Writer:
     def put(self) -> int:
         """Memoise the value just written; its index."""
         index = self.count
-        self.parts.append(b"q" + bytes((index,)) if index < 256 else b"r" + pack("<I", index))
+        self.data += b"q" + bytes((index,)) if index < 256 else b"r" + pack("<I", index)
         self.count += 1
         return index
 
     def get(self, index: int) -> None:
         """The memoised value of an index."""
-        self.parts.append(b"h" + bytes((index,)) if index < 256 else b"j" + pack("<I", index))
+        self.data += b"h" + bytes((index,)) if index < 256 else b"j" + pack("<I", index)
 
     def text(self, value: str) -> None:
         """A string, by reference if it was written before."""
@@ -86,7 +86,7 @@ class _Writer:
             self.get(memo[value])
         else:
             data = value.encode("utf-8")
-            self.parts.append(b"X" + pack("<I", len(data)) + data)
+            self.data += b"X" + pack("<I", len(data)) + data
             memo[value] = self.put()
 
     def name(self, module: str, name: str) -> None:
@@ -95,37 +95,37 @@ class _Writer:
         if line in self.names:
             self.get(self.names[line])
         else:
-            self.parts.append(b"c" + line.encode("ascii"))
+            self.data += b"c" + line.encode("ascii")
             self.names[line] = self.put()
 
     def integer(self, value: int) -> None:
         """A natural number."""
         if value < 1 << 8:
-            self.parts.append(b"K" + bytes((value,)))
+            self.data += b"K" + bytes((value,))
         elif value < 1 << 16:
-            self.parts.append(b"M" + pack("<H", value))
+            self.data += b"M" + pack("<H", value)
         elif value < 1 << 31:
-            self.parts.append(b"J" + pack("<i", value))
+            self.data += b"J" + pack("<i", value)
         else:
             data = value.to_bytes(value.bit_length() // 8 + 1, "little")
-            self.parts.append(b"\x8a" + bytes((len(data),)) + data)
+            self.data += b"\x8a" + bytes((len(data),)) + data
 
     def integers(self, values: tuple[int, ...]) -> None:
         """A tuple of natural numbers."""
         if not values:
-            self.parts.append(b")")
+            self.data += b")"
             return
         if len(values) > 3:
-            self.parts.append(b"(")
+            self.data += b"("
         for value in values:
             self.integer(value)
-        self.parts.append((b"\x85", b"\x86", b"\x87", b"t")[min(len(values), 4) - 1])
+        self.data += (b"\x85", b"\x86", b"\x87", b"t")[min(len(values), 4) - 1]
         self.put()
 
     def ordered_dict(self) -> None:
         """An empty OrderedDict."""
         self.name("collections", "OrderedDict")
-        self.parts.append(b")R")
+        self.data += b")R"
         self.put()
 
     def items(self, entries: Iterable[tuple[str, _Tensor | int]]) -> None:
@@ -140,29 +140,29 @@ class _Writer:
             self._batch(batch)
 
     def _batch(self, entries: list[tuple[str, _Tensor | int]]) -> None:
-        self.parts.append(b"(" if len(entries) > 1 else b"")
+        self.data += b"(" if len(entries) > 1 else b""
         for key, value in entries:
             self.text(key)
             if isinstance(value, _Tensor):
                 self.tensor(value.spec, value.storage)
             else:
                 self.version(value)
-        self.parts.append(b"u" if len(entries) > 1 else b"s")
+        self.data += b"u" if len(entries) > 1 else b"s"
 
     def version(self, value: int) -> None:
         """The metadata of one module: `{'version': value}`."""
-        self.parts.append(b"}")
+        self.data += b"}"
         self.put()
         self.text("version")
         self.integer(value)
-        self.parts.append(b"s")
+        self.data += b"s"
 
     def tensor(self, spec: TensorSpec, storage: str) -> None:
         """A call of `_rebuild_tensor_v2`, or v3 for types that have no storage class."""
         dtype = DTYPES[spec.dtype]
         typed = dtype.storage is not None
         self.name("torch._utils", "_rebuild_tensor_v2" if typed else "_rebuild_tensor_v3")
-        self.parts.append(b"((")
+        self.data += b"(("
         self.text("storage")
         if dtype.storage is not None:
             self.name("torch", dtype.storage)
@@ -171,16 +171,16 @@ class _Writer:
         self._text(storage, self.storages)
         self.text("cpu")
         self.integer(spec.numel if typed else spec.nbytes)
-        self.parts.append(b"t")
+        self.data += b"t"
         self.put()
-        self.parts.append(b"QK\x00")
+        self.data += b"QK\x00"
         self.integers(spec.shape)
         self.integers(contiguous_strides(spec.shape))
-        self.parts.append(b"\x89")
+        self.data += b"\x89"
         self.ordered_dict()
         if not typed:
             self.name("torch", spec.dtype)
-        self.parts.append(b"t")
+        self.data += b"t"
         self.put()
-        self.parts.append(b"R")
+        self.data += b"R"
         self.put()

@@ -24,16 +24,17 @@ def write(output: Output, payload: Payload) -> None:
     tensors = payload.tensors
     check_keys(tensors)
     offsets = _offsets(tensors)
-    header = _header(payload, offsets, final=False)
+    draft = None if payload.provenance is None else payload.provenance(False)
+    header = _header(payload, offsets, draft)
     output.write(len(header).to_bytes(8, "little") + header)
     start = output.position
     put_tensors(output, [(tensors[key], start + offsets[key]) for key in offsets], payload)
     output.position += sum(tensor.nbytes for tensor in tensors.values())
-    if payload.provenance is not None:
-        # The provenance is complete only now; the header's length is the same.
-        final = _header(payload, offsets, final=True)
-        assert len(final) == len(header)
-        output.write_at(8, final)
+    if payload.provenance is not None and draft is not None:
+        # The provenance is complete only now; its length is the same.
+        held, final = _text(draft), _text(payload.provenance(True))
+        assert len(held) == len(final)
+        output.write_at(8 + header.index(held), final)
 
 
 def _offsets(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
@@ -46,11 +47,11 @@ def _offsets(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
     return offsets
 
 
-def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> bytes:
+def _header(payload: Payload, offsets: Mapping[str, int], provenance: str | None) -> bytes:
     metadata = {"format": "pt", **payload.metadata}
-    if payload.provenance is not None:
-        metadata["ckptool"] = payload.provenance(final)
-    header: dict[str, object] = {"__metadata__": metadata}
+    if provenance is not None:
+        metadata["ckptool"] = provenance
+    items = [b'"__metadata__":{%s}' % b",".join(map(_item, metadata, metadata.values()))]
     for key, tensor in payload.tensors.items():
         if key == "__metadata__":
             raise UnsupportedError(
@@ -58,12 +59,12 @@ def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> byt
                 hint="--rename __metadata__=NEW, or -o OUT.pth",
                 code="unsupported.key",
             )
-        header[key] = {
-            "dtype": _code(key, tensor),
-            "shape": list(tensor.shape),
-            "data_offsets": [offsets[key], offsets[key] + tensor.nbytes],
-        }
-    data = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        shape = ",".join(map(str, tensor.shape))
+        place = f"{offsets[key]},{offsets[key] + tensor.nbytes}"
+        code = _code(key, tensor)
+        value = f'{{"dtype":"{code}","shape":[{shape}],"data_offsets":[{place}]}}'
+        items.append(_text(key) + b":" + value.encode("ascii"))
+    data = b"{" + b",".join(items) + b"}"
     if len(data) > LARGEST_HEADER - 8:
         raise UnsupportedError(
             f"the header would have {len(data):,} bytes, safetensors allows {LARGEST_HEADER:,}",
@@ -71,6 +72,15 @@ def _header(payload: Payload, offsets: Mapping[str, int], *, final: bool) -> byt
             code="unsupported.header",
         )
     return data + b" " * (-len(data) % 8)
+
+
+def _item(name: str, value: str) -> bytes:
+    return _text(name) + b":" + _text(value)
+
+
+def _text(value: str) -> bytes:
+    """A text as JSON."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 def _code(key: str, tensor: LazyTensor) -> str:
