@@ -48,7 +48,8 @@ def check_pictures(coco: Coco, folder: str, progress: Progress | None = None) ->
     look = _looker(folder)
     at = [row for row, name in enumerate(coco.files) if name]
     pictures: dict[int, Picture] = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        warnings.simplefilter("ignore")  # what Pillow thinks of tags
         for start in range(0, len(at), _TOGETHER):
             rows = at[start : start + _TOGETHER]
             found = pool.map(look, (coco.files[row] for row in rows))
@@ -63,7 +64,7 @@ def check_pictures(coco: Coco, folder: str, progress: Progress | None = None) ->
 def _looker(folder: str) -> Callable[[Any], Picture]:
     """What looks at one file."""
     try:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
     except ImportError:
         raise CkptError(
             "Pillow is not installed, and images are decoded with it",
@@ -80,15 +81,19 @@ def _looker(folder: str) -> Callable[[Any], Picture]:
             file = ByteFile(path)
         except CkptError as wrong:
             missing = wrong.code == "file.missing"
-            return Picture("image-missing" if missing else "image-unreadable", wrong.message)
+            reason = wrong.message.removeprefix(f"{quoted(path)}: ")
+            return Picture("image-missing" if missing else "image-unreadable", reason)
         try:
-            with warnings.catch_warnings(), io.FileIO(file.fileno(), closefd=False) as stream:
-                warnings.simplefilter("ignore")
-                with Image.open(stream) as image:
-                    sides, mode = image.size, image.mode
-                    turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
-                    image.draft(mode, (1, 1))  # the smallest of what a JPEG can be decoded to
-                    image.load()
+            with (
+                io.FileIO(file.fileno(), closefd=False) as stream,
+                Image.open(stream) as image,
+            ):
+                sides, mode = image.size, image.mode
+                turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
+                image.draft(mode, (1, 1))  # the smallest of what a JPEG can be decoded to
+                image.load()
+        except UnidentifiedImageError:
+            return Picture("image-unreadable", "of no format that Pillow knows")
         except Exception as wrong:  # Pillow's plugins raise whatever they run into
             return Picture("image-unreadable", f"{type(wrong).__name__}: {wrong}")
         finally:
@@ -103,21 +108,21 @@ def _problems(coco: Coco, pictures: dict[int, Picture], folder: str) -> Iterator
         (
             "image-missing",
             error,
-            "are not there",
+            "that are not there",
             f"wanted every `file_name` in {quoted(folder)}",
             "--images with the folder that the names start from, or drop the images",
         ),
         (
             "image-unreadable",
             error,
-            "cannot be decoded",
+            "that cannot be decoded",
             "wanted whole image files",
             "fetch them again, or drop them",
         ),
         (
             "image-path",
             warning,
-            "have a name that leads out of the folder, and were not opened",
+            "with names that lead out of the folder, where they are not opened",
             f"wanted names inside {quoted(folder)}",
             "write `file_name` relative to the folder of the images",
         ),
@@ -129,7 +134,7 @@ def _problems(coco: Coco, pictures: dict[int, Picture], folder: str) -> Iterator
             because = f" ({reason})" if code == "image-unreadable" else ""
             yield made(
                 code,
-                f"found {len(rows):,} of {counted(len(pictures), 'file')} that {what}, such as "
+                f"found {len(rows):,} of {counted(len(pictures), 'file')} {what}, such as "
                 f"{name}{because}, {wanted}",
                 where=_place(coco, rows[0]),
                 count=len(rows),
