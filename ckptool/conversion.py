@@ -231,7 +231,8 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
         return Prepared(opened, found, targets[0], tuple(fitting[1:]))
     if not options.need_architecture:
         return Prepared(opened, make_plan(opened.weights, None, options), None, tuple(fitting))
-    head = None if fitting else detectron2.head_of(named.specs)
+    about_heads = not fitting and options.to_dialect is None and options.from_dialect is None
+    head = detectron2.head_of(named.specs) if about_heads else None
     if head is not None:
         # Which rows belong to which class, the keys of such a head tell without a manifest.
         plan = make_plan(opened.weights, aim(named, head, options), options)

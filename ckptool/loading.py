@@ -13,7 +13,7 @@ from ckptool.causes import Target
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
 from ckptool.dtypes import CAST_TARGETS, DTYPES, numpy_dtype
-from ckptool.errors import LossError, PlanError, VerificationError, quoted
+from ckptool.errors import ArchitectureError, LossError, PlanError, VerificationError, quoted
 from ckptool.identification import DERIVED, is_named, recognised, without_segments
 from ckptool.planning import Options, as_found, make_plan
 from ckptool.plans import Plan, Step, execute, made
@@ -77,7 +77,7 @@ def load_into(
     fits = compare(found.specs, wanted, found.versions).fits
     rules = has_own_rules(model)
     if darknet_files.flat(opened.weights) is not None:
-        opened = darknet_files.keyed(opened, _live(model, wanted).target.architecture)
+        opened = _keyed(opened, _live(model, wanted).target.architecture)
         found = _without(opened.weights, kept)
         fits = compare(found.specs, wanted, found.versions).fits
     if class_map is None and (fits or rules) and not _narrowed(found, wanted):
@@ -95,6 +95,15 @@ def load_into(
     load_strictly(model, _renamed(edited, live.names), kept, certain=not rules)
     notes = tuple(note for result in applied for note in result.notes)
     return _loaded(opened, edited, plan, notes, kept)
+
+
+def _keyed(opened: Checkpoint, architecture: Architecture | None) -> Checkpoint:
+    """A darknet file's checkpoint with the keys of the architecture that the live model is of."""
+    try:
+        return darknet_files.keyed(opened, architecture)
+    except ArchitectureError as error:
+        hint = "`ckptool convert` takes --arch darknet:FILE.cfg; load what it writes"
+        raise ArchitectureError(error.message, hint=hint, code=error.code) from None
 
 
 def _plan(weights: WeightSet, live: _Live, class_map: str | None) -> Plan:

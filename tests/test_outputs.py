@@ -419,6 +419,13 @@ def test_heads_that_disagree_are_not_guessed(tmp_path: Path) -> None:
         ckptool.convert(source, tmp_path / "b.pkl", num_classes=2)
 
 
+def test_a_dialect_is_no_matter_of_heads(tmp_path: Path) -> None:
+    source = zoo_file(tmp_path / "a.pkl", small_heads(4))
+
+    with pytest.raises(PlanError, match="fits no architecture that ckptool knows"):
+        ckptool.convert(source, tmp_path / "b.pkl", to_dialect="zylo117")
+
+
 def test_a_zoo_file_fits_its_config_and_drops_the_buffers_of_older_ones(tmp_path: Path) -> None:
     state = {
         key: numpy.broadcast_to(numpy.float16(0.5), spec.shape)

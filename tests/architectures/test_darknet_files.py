@@ -275,6 +275,24 @@ def test_another_class_count_loads_with_a_class_map(tmp_path: Path) -> None:
     assert torch.equal(new, old[:, :8])
 
 
+def test_a_live_network_that_is_not_known_says_what_to_do(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.weights", 12)
+    model = torch.nn.Conv2d(1, 1, 3)
+    before = model.weight.clone()
+
+    with pytest.raises(ArchitectureError) as caught:
+        ckptool.load_into(model, path)
+
+    assert caught.value.message == (
+        f"`{path}`: the floats of a darknet file have no keys, and a network that ckptool does not "
+        "know does not tell which they are"
+    )
+    assert caught.value.hint == (
+        "`ckptool convert` takes --arch darknet:FILE.cfg; load what it writes"
+    )
+    assert torch.equal(model.weight, before)
+
+
 def test_inspect_says_what_the_size_is_of(tmp_path: Path) -> None:
     path = sized(tmp_path, CONV_137)
 
