@@ -50,7 +50,7 @@ def other_dialect(situation: Situation) -> list[Cause]:
     causes = [
         Cause(
             "dialect",
-            _summary(found, wanted, prefix, [name for name, _ in names]),
+            _summary(found, wanted, prefix, [dialects.find(n, own) for n, _ in names]),
             "dialect",
             edits["dialect"],
             f"--from-dialect {names[-1][0]}" if len(names) > 1 else None,
@@ -132,14 +132,14 @@ def _share(situation: Situation, own: Architecture, dialect: Dialect, prefix: st
     return there / len(spelled.specs)
 
 
-def _summary(found: Dialect, wanted: Dialect, prefix: str, names: list[str]) -> str:
+def _summary(found: Dialect, wanted: Dialect, prefix: str, alike: list[Dialect]) -> str:
     part = f"{found.part} of the " if found.part else ""
     behind = f", behind the prefix {quoted(prefix)}" if prefix else ""
     text = (
         f"the file has the {part}network in the dialect {quoted(found.name)}{behind}, the "
         f"architecture is spelled in {quoted(wanted.name)}"
     )
-    if len(names) == 1:
+    if len(alike) == 1:
         return text
-    others = " or ".join(quoted(name) for name in names)
-    return f"{text}; keys and shapes cannot tell whether it is {others}"
+    others = (f"{quoted(d.name)} ({d.when})" if d.when else quoted(d.name) for d in alike)
+    return f"{text}; keys and shapes cannot tell whether it is {' or '.join(others)}"

@@ -116,9 +116,9 @@ class Dialect:
     `makes` are those of `drops` that it wants all the same: they are filled with ones.
 
     `bn_eps` is the eps of its BatchNorms, None where it is the architecture's own. `part` names
-    the part of the network that it spells, if not all of it. `notes` are sentences on what no
-    weights can carry, with the measured size. `aliases` are other names; `source` says where all
-    this is from.
+    the part of the network that it spells, if not all of it. `when` says whose files are in it if
+    their keys do not tell it from another dialect. `notes` are sentences on what no weights can
+    carry, with the measured size. `aliases` are other names; `source` says where all this is from.
     """
 
     name: str
@@ -133,6 +133,7 @@ class Dialect:
     makes: Callable[[Architecture], Mapping[str, TensorSpec]] = _nothing
     bn_eps: float | None = None
     part: str | None = None
+    when: str = ""
     notes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     source: str = ""

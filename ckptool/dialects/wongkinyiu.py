@@ -17,6 +17,7 @@ _ANY_CFG = Dialect(
     rules=rules("module_list.{conv}.Conv2d", "module_list.{norm}.BatchNorm2d"),
     tables=tables(layer_indices),
     bn_eps=1e-4,
+    when="the cfg is darknet's",
     notes=(
         "PyTorch_YOLOv4 decodes boxes with (2σ-0.5, (2σ)²) whatever the cfg says: raw outputs are "
         "equal, boxes only where the cfg says the same (csp, x)",
@@ -32,6 +33,7 @@ DIALECTS = (
         _ANY_CFG,
         name="wongkinyiu-reordered",
         archs=TWINNED,
+        when="the cfg has the layers before the heads at its end",
         tables=tables(twin_indices),
         aliases=(),
     ),
@@ -41,6 +43,7 @@ DIALECTS = (
         _ANY_CFG,
         name="wongkinyiu-first-half",
         archs=("yolov4-tiny",),
+        when="the cfg has `route_lhalf`, as in PyTorch_YOLOv4",
         moves=(
             ("module_list.2.*", _HALVES_OUT),
             ("module_list.10.*", _HALVES_OUT),

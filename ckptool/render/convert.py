@@ -106,7 +106,9 @@ def verdict(found: Result) -> str:
         return f"it is a darknet file of {printable(name)}{count}: its cfg reads it"
     if not found.fits_strict:
         return f"it does NOT fit {printable(name)}{count}: `ckptool diff` says why"
-    return f"it fits {printable(name)}{count}: load_state_dict(strict=True) succeeds"
+    dialect = found.plan.dialect
+    spelled = "" if dialect is None else f", as {quoted(dialect)} spells it"
+    return f"it fits {printable(name)}{count}{spelled}: load_state_dict(strict=True) succeeds"
 
 
 def _steps(found: Plan, width: int) -> list[str]:

@@ -143,8 +143,11 @@ def test_yolov4_tiny_copied_plainly_is_another_network(tmp_path: Path) -> None:
     like = darknet_like("wongkinyiu-first-half@yolov4-tiny", eps=1e-4, group=0)
     found = outputs(loaded(like, load_file(plain)), image(64))
     assert furthest(found, wanted) > 0.1
-    with pytest.raises(ckptool.CkptError, match="cannot tell whether it is `wongkinyiu` or") as e:
+    with pytest.raises(ckptool.CkptError, match=r"whether it is `wongkinyiu` \(the cfg is") as e:
         ckptool.convert(plain, tmp_path / "no.pth", arch="yolov4-tiny")
+    assert "`wongkinyiu-first-half` (the cfg has `route_lhalf`, as in PyTorch_YOLOv4)" in str(
+        e.value
+    )
     assert e.value.hint == "--from-dialect wongkinyiu-first-half"
 
 
