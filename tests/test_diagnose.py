@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -249,8 +252,6 @@ def test_what_cannot_be_compared_is_one_sentence(options, tmp_path, capsys, monk
 
 
 def test_an_extra_that_is_not_installed_is_one_sentence(tmp_path, capsys, monkeypatch):
-    import sys
-
     path = write(held(effdet(D0)), tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -259,3 +260,36 @@ def test_an_extra_that_is_not_installed_is_one_sentence(tmp_path, capsys, monkey
     assert len(err) == 3
     assert "`timm:resnet18` needs" in err[0]
     assert err[2].startswith("hint: pip install ")
+
+
+CHILD = """
+import json, sys, time
+from ckptool.cli import main
+code = main(sys.argv[1:])
+heavy = sorted({"torch", "numpy", "ml_dtypes", "safetensors", "timm", "effdet"} & {*sys.modules})
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+print(json.dumps([code, heavy, time.process_time(), peak / 1024]), file=sys.stderr)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+@pytest.mark.parametrize(
+    "words", [["diff", "d7.pth", "--arch", D7], ["identify", "d7.pth"], ["archs"]]
+)
+def test_the_largest_network_is_compared_in_a_moment(words, tmp_path):
+    """A whole process, without torch or numpy: bounds that a busy machine keeps too."""
+    write(held(effdet(D7)), tmp_path / "d7.pth", versions(effdet(D7)))
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(ckptool.__file__).parents[1])},
+    )
+    code, heavy, seconds, mebibytes = json.loads(done.stderr)
+    assert code == 0
+    assert heavy == []
+    assert seconds < 1.5
+    assert mebibytes < 60
