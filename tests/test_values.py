@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -275,12 +277,14 @@ def test_a_damaged_file_is_called_so_and_not_a_difference(tmp_path: Path) -> Non
 
 
 _MEASURE = """
-import re, sys
+import re, sys, time
 from pathlib import Path
 from ckptool import diff
+start = time.perf_counter()
 found = diff(sys.argv[1], like=sys.argv[2], values=True)
+taken = time.perf_counter() - start
 peak = int(re.search(r"VmHWM:\\s*([0-9]+) kB", Path("/proc/self/status").read_text())[1])
-print(found.values.identical, peak // 1024)
+print(found.values.identical, peak // 1024, taken)
 """
 
 
@@ -303,3 +307,43 @@ def test_memory_stays_flat(tmp_path: Path, changed: bool) -> None:
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert said[0] == ("0" if changed else "1")
     assert int(said[1]) < 100
+
+
+@pytest.mark.sweep
+@pytest.mark.skipif(not shutil.which("cmp"), reason="no cmp to compare with")
+def test_two_files_of_2_gib_take_less_than_three_times_cmp(tmp_path: Path) -> None:
+    """Each the best of three runs, files in memory; equal files and such that differ everywhere."""
+    random = numpy.random.default_rng(0)
+    block = random.standard_normal(1 << 23).astype("f4")
+    specs = {f"layer.{n}.weight": 64 for n in range(64)}
+    head = json.dumps(
+        {
+            key: {"dtype": "F32", "shape": [1 << 23], "data_offsets": [n << 25, (n + 1) << 25]}
+            for n, key in enumerate(specs)
+        }
+    ).encode()
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("one", "same", "other")}
+    for name, path in paths.items():
+        data = (block * numpy.float32(1 + 1e-3 * (name == "other"))).tobytes()
+        with path.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for _ in specs:
+                file.write(data)
+
+    def least(command: list[str]) -> tuple[float, list[str]]:
+        times, said = [], ""
+        for _ in range(3):
+            start = time.perf_counter()
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            times.append(time.perf_counter() - start)
+        return min(times), said.split()
+
+    limit = 3 * least(["cmp", str(paths["one"]), str(paths["same"])])[0]
+    for name, identical in (("same", "64"), ("other", "0")):
+        command = [sys.executable, "-c", _MEASURE, str(paths[name]), str(paths["one"])]
+        taken, said = least(command)
+        assert said[0] == identical
+        assert int(said[1]) <= 150
+        assert taken <= limit
+    for path in paths.values():
+        path.unlink()
