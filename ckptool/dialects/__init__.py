@@ -68,6 +68,12 @@ def dialects_of(architecture: Architecture) -> tuple[Dialect, ...]:
     return tuple(d for d in _known(architecture.family) if spells(d, architecture))
 
 
+def named(family: str, name: str) -> tuple[str, ...]:
+    """The names of the dialects that spell a built-in architecture."""
+    known = (dialect for dialect in _known(family) if family in dialect.families)
+    return tuple(d.name for d in known if any(fnmatchcase(name, glob) for glob in d.archs))
+
+
 def find(name: str, architecture: Architecture) -> Dialect:
     """The dialect of a name or another name of it, in upper or lower case.
 

@@ -84,6 +84,12 @@ def test_it_is_spoken_recognised_and_explained(
     state = torch.load(mine)
     assert list(state)[:2] == ["net.1.c.weight", "net.1.b.weight"]
     assert "net.21.out.bias" in state
+    assert main(["archs", "yolov4-tiny"]) == 0
+    assert "bubbliiiing-tiny, mine" in capsys.readouterr().out
+    assert main(["archs", "yolov4-tiny", "--json"]) == 0
+    listed = {a["name"]: a["dialects"] for a in json.loads(capsys.readouterr().out)["archs"]}
+    assert listed["yolov4-tiny"][-1] == "mine"
+    assert listed["yolov4-tiny-3l"] == ["darknet", "wongkinyiu"]
     assert main(["identify", str(mine), "--json"]) == 0
     (found,) = (c for c in json.loads(capsys.readouterr().out)["candidates"] if c["fits"])
     assert (found["arch"], found["dialect"]) == ("yolov4-tiny", "mine")
