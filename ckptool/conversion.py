@@ -191,8 +191,8 @@ def _alike(
 
     Raises: PlanError if the class count that is asked for is not the other's.
     """
-    opened = darknet_files.keyed(opened, None)
-    other = darknet_files.keyed(like if isinstance(like, Checkpoint) else read(like), None)
+    other = like if isinstance(like, Checkpoint) else read(like)
+    opened, other = darknet_files.paired(opened, other)
     architecture = architecture_of(other.weights)
     count = architecture.num_classes if architecture else None
     if options.num_classes is not None and options.num_classes != count:

@@ -98,10 +98,9 @@ def diff(
         else read(checkpoint, weights=weights, darknet=darknet)
     )
     other = _other(like, like_weights, values)
+    if other is not None:
+        found, other = darknet_files.paired(found, other)
     target = target_of(arch, other, num_classes, live=live)
-    if isinstance(other, Checkpoint) and not darknet_files.alike(found.weights, other.weights):
-        darknet_files.keyed(other, None)
-        darknet_files.keyed(found, None)
     opened = found if other is not None else darknet_files.keyed(found, target.architecture)
     solved = solve(opened.weights, target)
     also = _also_fits(opened.weights, target)

@@ -124,9 +124,25 @@ def by_size(
         yield name, not lacks, DIALECT, fits.num_classes, "", floats.dtype, there, lacks, 0, 0
 
 
-def alike(one: WeightSet, other: WeightSet) -> bool:
-    """Whether two weight sets can be compared as they are: neither has keys, or both do."""
-    return (flat(one) is None) == (flat(other) is None)
+def paired(one: Checkpoint, other: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
+    """Two checkpoints that can be compared: two darknet files get the keys of a network of both.
+
+    Where networks of different orders have files of both sizes, those of one size get none.
+
+    Raises: ArchitectureError if only one of them is a darknet file, or if they have no network in
+    common.
+    """
+    floats = [flat(checkpoint.weights) for checkpoint in (one, other)]
+    sizes = [tensor.numel for tensor in floats if tensor is not None]
+    if len(sizes) == 2:
+        first, second = map(fitting, sizes)
+        common = [name for name in first if name in second]
+        orders = {tuple(slot.shape for slot in find_slots(name)) for name in common}
+        if len(orders) == 1:
+            return keyed(one, frozen.find(common[0])), keyed(other, frozen.find(common[0]))
+        if sizes[0] == sizes[1]:
+            return one, other
+    return keyed(one, None), keyed(other, None)
 
 
 def find_slots(name: str, num_classes: int | None = None) -> tuple[Slot, ...]:

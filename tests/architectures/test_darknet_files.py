@@ -325,11 +325,33 @@ def test_another_file_to_be_like_needs_keys(tmp_path: Path) -> None:
         assert caught.value.hint == "--arch yolov4-tiny: its size is that of `yolov4-tiny`"
 
 
-def test_two_darknet_files_are_compared_as_they_are(tmp_path: Path) -> None:
-    one, other = (write_file(tmp_path / f"{name}.weights", 50 + name) for name in (1, 2))
+def test_two_darknet_files_of_a_known_network_are_compared_by_its_keys(tmp_path: Path) -> None:
+    base, each = SIZES["yolov4"]
+    one, other = (sized(tmp_path, base + n * each, f"{n}.weights") for n in (80, 20))
 
-    assert ckptool.diff(one, like=one).fits_strict
-    assert not ckptool.diff(one, like=other).fits_strict
+    assert ckptool.diff(one, like=one).counts["matched"] == 541
+    found = ckptool.diff(one, like=other)
+
+    assert [cause.code for cause in found.causes] == ["class-count"]
+    assert "the file has 80 classes" in found.causes[0].summary
+    assert found.counts["shape"] == 6
+
+
+def test_two_darknet_files_of_one_unknown_size_are_compared_as_they_are(tmp_path: Path) -> None:
+    """So are those of csp, of which two networks have files of one size in another order."""
+    base, each = SIZES["yolov4-csp"]
+    for count in (50, base + 80 * each):
+        path = sized(tmp_path, count)
+        assert ckptool.diff(path, like=path).counts["matched"] == 1
+        assert ckptool.diff(path, like=path).fits_strict
+
+
+def test_darknet_files_of_two_networks_are_not_compared(tmp_path: Path) -> None:
+    base, each = SIZES["yolov4-tiny"]
+    tiny, other = sized(tmp_path, base + 80 * each, "t.weights"), sized(tmp_path, 51, "o.weights")
+
+    with pytest.raises(ArchitectureError, match="a darknet file have no keys"):
+        ckptool.diff(tiny, like=other)
 
 
 def _with_classes(classes: int) -> str:
