@@ -10,7 +10,7 @@ import os
 from ckptool import files
 from ckptool.errors import FormatError, quoted
 from ckptool.files import ByteFile, MemoryFile, Readable
-from ckptool.remote.urls import is_url, shown
+from ckptool.remote.urls import is_url
 
 
 def open_bytes(path: str) -> Readable:
@@ -67,8 +67,3 @@ def sibling(path: str, name: str) -> str:
 def is_stored(file: Readable) -> bool:
     """Whether the bytes are those of a file, and not of something inside one."""
     return not isinstance(file, MemoryFile)
-
-
-def printed(path: str) -> str:
-    """The path as it may be shown: a URL without secrets."""
-    return shown(path)

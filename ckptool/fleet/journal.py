@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from typing import IO, Any
 
 from ckptool.errors import OutputError, PlanError, quoted
-from ckptool.fleet.tasks import Outcome
+from ckptool.fleet.tasks import DONE, Outcome
 from ckptool.version import VERSION
 
 _FIELDS = {field.name for field in fields(Outcome)}
@@ -85,6 +85,8 @@ class Journal:
                         code="batch.journal",
                     )
             elif value is not None and _FIELDS >= value.keys() >= {"input", "output", "status"}:
+                if value["status"] == DONE:
+                    value |= {"sha256": None, "plan": None}  # a million of them are kept
                 outcome = Outcome(**value)
                 found[outcome.input] = outcome
         if not last.endswith(b"\n"):

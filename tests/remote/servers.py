@@ -28,6 +28,7 @@ class Web:
     folder: Path
     url: str = ""
     faults: list[int | str] = field(default_factory=list)
+    head: int = 200
     ranges: bool = True
     etags: bool = True
     gets: int = 0
@@ -77,8 +78,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         path = self._path()
-        if path is None:
-            self._start(404, 0)
+        if path is None or self.state.head != 200:
+            self._start(404 if path is None else self.state.head, 0)
             return
         etag = {"ETag": self._etag(path)} if self.state.etags else {}
         self._start(200, path.stat().st_size, Accept_Ranges="bytes", **etag)

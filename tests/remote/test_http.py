@@ -163,6 +163,23 @@ def test_no_permission(status: int, server: Web) -> None:
     assert "provider's own tool" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_a_server_that_answers_no_head(status: int, server: Web) -> None:
+    """Presigned URLs are for one method only."""
+    torch.save(STATE, server.folder / "x.pth")
+    server.head = status
+    assert len(read(f"{server.url}/x.pth")) == len(STATE)
+
+
+def test_no_permission_by_any_method(server: Web) -> None:
+    torch.save(STATE, server.folder / "x.pth")
+    server.head = 403
+    server.faults += [403] * 9
+    with pytest.raises(CkptError, match="no permission to read it"):
+        read(f"{server.url}/x.pth")
+    assert server.gets == 1
+
+
 def test_a_server_without_ranges(server: Web) -> None:
     torch.save(STATE, server.folder / "x.pth")
     server.ranges = False
