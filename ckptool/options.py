@@ -121,9 +121,13 @@ def value_options(command: F) -> F:
     """The options of `diff` that compare values with another checkpoint's."""
     number = click.FloatRange(0, max=math.inf, max_open=True)
     for option in (
-        click.option("--atol", metavar="A", type=number, default=0.0, help="And apart by A."),
+        click.option("--atol", metavar="A", type=number, default=0.0, help="The A of --rtol; 0."),
         click.option(
-            "--rtol", metavar="R", type=number, default=0.0, help="Equal: apart by R·|b|."
+            "--rtol",
+            metavar="R",
+            type=number,
+            default=0.0,
+            help="Values are equal if |found - wanted| ≤ A + R·|wanted|; 0.",
         ),
         click.option("--values", is_flag=True, help="Compare the values with FILE2's."),
         click.option(

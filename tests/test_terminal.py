@@ -100,6 +100,29 @@ def test_a_file_cannot_colour_the_terminal(tmp_path: Path) -> None:
     assert "\x1b[31mred" not in said
 
 
+@pytest.mark.parametrize("command", ["diff", "inspect", "plan"])
+def test_nothing_that_a_terminal_could_act_on_is_written(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not in a table, not in a sentence, not in a command to copy."""
+    ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
+    names = [
+        f"{bad}.weight" for bad in ("\x1b[31mred", "bidi\u202ereversed", "bell\x07", "two\nlines")
+    ]
+    layers = {f"layer.{n}.weight": numpy.ones((n + 1, 4), "f4") for n in range(9)}
+    save_file({**layers, **{name: numpy.ones(3, "f4") for name in names}}, theirs)
+    save_file(layers, ours)
+    words = {
+        "diff": ["--like", str(ours), "--values", "--limit", "0"],
+        "inspect": ["--keys", "--tree", "--stats"],
+        "plan": ["--drop", "*[!r].weight", "--rename", f"{names[0]}=red"],
+    }
+    main([command, str(theirs), *words[command]])
+    said = capsys.readouterr().out
+    assert said.replace("\n", "").isprintable()
+    assert "u202e" in said or command == "plan"
+
+
 def test_a_tree_has_sizes_and_bars_and_fits_the_width(file: Path) -> None:
     said = on_a_terminal("inspect", str(file), "--tree", TERM="xterm", NO_COLOR="1")
     lines = said.splitlines()[5:]

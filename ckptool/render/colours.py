@@ -16,6 +16,7 @@ _LINES = [
     (re.compile(pattern), style)
     for pattern, style in (
         (r"error:", _RED),
+        (r"(?:why it does not load|worth knowing|findings|not explained.*)$", _BOLD),
         (r"hint:|note:|page:", _CYAN),
         (r"it fits.*|all .* (?:bit-equal|equal within .*)|.* loads strictly into .*", _GREEN),
         (r".*(?:does NOT|does not load|NOT all finite).*|[0-9,]+ values? in .* differs?.*", _RED),
@@ -26,7 +27,6 @@ _LINES = [
         (r"  shape(?= )", _YELLOW),
         (r"  dtype(?= )", _BLUE),
         (r"\s+ckptool .*|\s+--[a-z].*", _BOLD),
-        (r"(?:why it does not load|worth knowing|findings|not explained.*)$", _BOLD),
         (r"error (?=[a-z-]+[:.])", _RED),
         (r"warning (?=[a-z-]+[:.])", _YELLOW),
         (r"  and [0-9,]+ more.*|not stored in any file.*|globals named.*", _DIM),

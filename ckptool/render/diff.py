@@ -10,6 +10,7 @@ from ckptool.errors import counted, listed, printable, quoted
 from ckptool.grouping import group, group_within
 from ckptool.render.values import values_json, values_text, values_verdict
 from ckptool.render.words import (
+    diff_words,
     fact,
     format_name,
     plain,
@@ -49,6 +50,7 @@ _MOST_GROUPS = 4
 _WHOLE = 1_000
 # So many missing or unexpected keys are shown with their shapes.
 _FEW = 8
+_LONGEST_COMMAND = 20_000
 
 
 def diff_json(found: Diff) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def _causes(title: str, causes: Sequence[Cause], first: int, width: int) -> list
         if rest > 0:
             lines.append(f"       and {counted(rest, 'group')} more; --json has them all")
         if cause.fix and not _is_target(cause):
-            lines.append(f"       {cause.fix}")
+            lines.append(f"       {printable(cause.fix, _LONGEST_COMMAND)}")
     return lines
 
 
@@ -254,12 +256,15 @@ def loads(found: Diff) -> list[str]:
     if found.fix:
         what = "it loads, but not every dtype is as wanted" if loads else "it does not load"
         does = "has them" if loads else "does"
-        return [f"{what}; this makes a file that {does}:", f"  {found.fix}"]
+        return [
+            f"{what}; this makes a file that {does}:",
+            f"  {printable(found.fix, _LONGEST_COMMAND)}",
+        ]
     if loads:
         return ["it loads, but not every dtype is as wanted"]
     other = next((c.fix for c in found.causes if c.whole and c.fix), None)
     if other:
-        command = shlex.join(["ckptool", "diff", found.file])
+        command = shlex.join(diff_words(found.file, found.weights))
         return ["it does not load; this compares it with what it is of:", f"  {command} {other}"]
     stuck = [
         str(number)

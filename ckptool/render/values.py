@@ -11,7 +11,7 @@ from ckptool.render.words import number, shortened, table
 if TYPE_CHECKING:
     from ckptool.values import Change, Values
 
-_HEAD = ["elements changed", "relative L2", "max |Δ|", "cosine"]
+_HEAD = ["elements", "relative L2", "max |Δ|", "1 - cosine"]
 
 
 def values_json(found: Values) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def values_text(found: Values, limit: int, width: int) -> list[str]:
     every = found.modules()
     modules = [module for module in every if module.changed]
     untouched = len(every) - len(modules)
-    rows = [["module", "tensors changed", *_HEAD]]
+    rows = [["changed, by module", "tensors", *_HEAD]]
     for module in modules:
         touched = f"{module.changed:,} of {module.tensors:,}"
         rows.append([module.total.key, touched, *_numbers(module.total)])
@@ -63,7 +63,7 @@ def values_text(found: Values, limit: int, width: int) -> list[str]:
         which = f"{counters.changed:,} of {counted(counters.tensors, 'tensor')}"
         lines += ["", f"  counters and other whole numbers: {which} changed, {far}"]
     shown = changed[: limit or None]
-    rows = [["tensor, most changed first", *_HEAD]]
+    rows = [["changed most", *_HEAD]]
     rows += [[change.key, *_numbers(change)] for change in shown]
     lines += ["", *_cut(rows, width)]
     if len(shown) < len(changed):
@@ -95,7 +95,8 @@ def change_words(change: Change) -> str:
         return "bit-equal"
     if not change.changed:
         return "equal values"
-    return ", ".join(f"{name} {text}" for name, text in zip(_HEAD, _numbers(change), strict=True))
+    words = ["elements changed", *_HEAD[1:]]
+    return ", ".join(f"{name} {text}" for name, text in zip(words, _numbers(change), strict=True))
 
 
 def _tally(found: Values) -> str:
@@ -118,7 +119,7 @@ def _numbers(change: Change) -> list[str]:
         _percent(change.share),
         f"{change.relative_l2:.2e}",
         f"{change.max_abs:.2e}",
-        "-" if cosine is None else _near_one(cosine),
+        "-" if cosine is None else f"{1 - cosine:.1e}",
     ]
 
 
@@ -129,11 +130,6 @@ def _percent(share: float) -> str:
     if 0.9999 < share < 1:
         return ">99.99 %"
     return f"{share:.2%}".replace("%", " %")
-
-
-def _near_one(cosine: float) -> str:
-    """A cosine, with as many nines as it has."""
-    return f"1 - {1 - cosine:.1e}" if 0.999 < cosine < 1 else f"{cosine:.4f}"
 
 
 def _cut(rows: Sequence[Sequence[str]], width: int) -> list[str]:

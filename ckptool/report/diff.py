@@ -83,7 +83,7 @@ def diff_page(found: Diff) -> Page:
         f"against {printable(found.arch)}{class_words(found.num_classes)}",
         found.agrees,
         _verdict(found),
-        found.fix,
+        printable(found.fix, 20_000) if found.fix else None,
         _counted_facts(found),
         "Causes",
         tuple(
@@ -101,9 +101,8 @@ def diff_page(found: Diff) -> Page:
 
 def _verdict(found: Diff) -> tuple[tuple[bool | None, str], ...]:
     """Whether it loads, and whether the values agree."""
-    loads = tuple(
-        (found.fits_strict, line) for line in diff_text.loads(found) if line.strip() != found.fix
-    )
+    lines = diff_text.loads(found)
+    loads = tuple((found.fits_strict, line.strip()) for line in lines[: 1 if found.fix else None])
     if found.values is None:
         return loads
     return (*loads, (found.values.within, values_verdict(found.values)))

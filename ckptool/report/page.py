@@ -114,7 +114,7 @@ def point(severity: str, text: str, command: str | None = None, keys: Sequence[s
     return Point(
         severity,
         printable(text, 2000),
-        None if command is None else printable(command, 4000),
+        None if command is None else printable(command, 20_000),
         tuple(printable(key) for key in keys),
         tuple(printable(pattern, 300) for pattern in patterns),
     )
