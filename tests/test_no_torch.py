@@ -88,6 +88,9 @@ COMMANDS = {
     "plan": ["plan", D0, "--arch", "tf_efficientdet_d0", "--dtype", "fp32", "-o", "plan.json"],
     "convert": ["convert", D0, "--dtype", "fp32", "--num-classes", "20", "-o", "out.safetensors"],
     "convert to torch": ["convert", D0, "--dtype", "fp16", "-o", "out.pth"],
+    "check": ["check", "--arch", "tf_efficientdet_d0", "--coco", "coco.json"],
+    "check of a file": ["check", D0, "--arch", "tf_efficientdet_d0", "--coco", "coco.json"],
+    "check of images": ["check", "--arch", "yolov4", "--coco", "coco.json", "--images", "."],
     "archs": ["archs"],
     "help": ["--help"],
 }
@@ -106,6 +109,7 @@ print(json.dumps(codes), file=sys.stderr)
 
 
 def test_no_command_that_reads_or_converts_imports_torch(tmp_path: Path) -> None:
+    (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     words = [[str(word) for word in command] for command in COMMANDS.values()]
     done = subprocess.run(
         [sys.executable, "-c", CHILD],

@@ -19,7 +19,7 @@ from ckptool.preflight.coco import Coco, read_coco
 from ckptool.preflight.findings import Report, by_weight
 from ckptool.preflight.fit import check_file, fit_of
 from ckptool.preflight.json_stream import Progress
-from ckptool.preflight.matching import histogram, matching_of
+from ckptool.preflight.matching import check_sizes, histogram, matching_of
 from ckptool.preflight.pictures import check_pictures
 from ckptool.preflight.summary import Category, Summary
 
@@ -47,24 +47,25 @@ def check_dataset(
     classes; FormatError if the annotations are no COCO; CkptError if a file cannot be read.
     """
     architecture = architectures.find(arch)
+    if num_classes is not None:
+        architecture.manifest(num_classes)  # raises if it cannot be
     fit = fit_of(checkpoint, architecture, num_classes, weights) if checkpoint else None
     count = num_classes or (fit.num_classes if fit else None) or architecture.num_classes
-    if num_classes is not None:
-        architecture.manifest(num_classes)
     coco = read_coco(os.fspath(annotations), progress)
     table = table_of(coco)
     labels = labels_of(architecture, count)
     categories = _categories(coco, table, labels)
+    summary = _summary(coco, table, architecture, categories, labels)
     findings = [
         *(check_file(fit, architecture, num_classes) if fit else ()),
         *check_categories(categories, labels, architecture, count),
         *check_images(coco, table),
         *check_entries(coco, table, architecture),
         *check_places(coco, table),
+        *check_sizes(summary),
     ]
     if images is not None:
         findings += check_pictures(coco, os.fspath(images), progress)
-    summary = _summary(coco, table, architecture, categories, labels)
     return Report(architecture.name, count, by_weight(findings), summary)
 
 

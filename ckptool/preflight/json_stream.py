@@ -21,6 +21,7 @@ _BLOCK = 1 << 20
 _LONGEST = 1 << 26
 _BLANK = re.compile(r"[ \t\n\r]*")
 _BEHIND = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
+_RESULTS = re.compile(r"\[[ \t\n\r]*[\[{\]]")
 _GZIP = b"\x1f\x8b"
 
 
@@ -48,8 +49,9 @@ class JsonStream:
                 "this is a gzip file, wanted JSON", hint="gunzip it first", code="coco.json"
             )
         if self._next() != "{":
-            hint = "results of a detector are a list; wanted are annotations"
-            raise self._wrong("wanted a JSON object", hint if self._next() == "[" else None)
+            results = _RESULTS.match(self._text, self._at)
+            hint = "results of a detector are a list; wanted are annotations" if results else None
+            raise self._wrong("wanted a JSON object", hint)
         self._at += 1
         if self._next() == "}":
             self._at += 1

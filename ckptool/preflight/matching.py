@@ -12,12 +12,14 @@ shape), `src/data.c` (images are stretched to the network's size).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckptool.architectures.spec import Architecture
-from ckptool.preflight.summary import SizeBin
+from ckptool.errors import counted
+from ckptool.preflight.findings import Finding, warning
+from ckptool.preflight.summary import SizeBin, Summary
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 IOU = 0.5
+_FAR = 0.5
 _CHUNK = 1 << 16
 _EDGES = (0, 8, 16, 32, 64, 128, 256, 512, math.inf)
 
@@ -83,6 +86,21 @@ def histogram(boxes: Array, sides: Array, matching: Matching | None) -> tuple[Si
         )
         for at in (range(used[0], used[-1] + 1) if len(used) else ())
     )
+
+
+def check_sizes(summary: Summary) -> Iterator[Finding]:
+    """A finding where the anchors are made for boxes of other sizes."""
+    if summary.unmatched is not None and summary.unmatched > _FAR * summary.boxes:
+        first = next(each for each in summary.sizes if each.unmatched)
+        yield warning(
+            "anchors-far",
+            f"found {summary.unmatched:,} of {counted(summary.boxes, 'box', 'boxes')} that no "
+            f"anchor overlaps at an IoU of {IOU}, wanted less than half of them: images are "
+            f"{summary.input}",
+            where=f"boxes with sides from {first.low:g} to {first.high:g} pixels of the input",
+            count=summary.unmatched,
+            fix="a larger input, tiles of the images, or anchors of these sizes",
+        )
 
 
 def _effdet(card: dict[str, Any]) -> Matching:

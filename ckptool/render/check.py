@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDTH = 100
 # So many classes are shown one by one; of more, those with the most and with the fewest boxes.
 _MOST, _EACH_END = 100, 20
-_LONGEST_NAME = 24
+_LONGEST_NAME, _BESIDE_NAME = 24, 50
 _LEAST_BAR = 8
 
 
@@ -46,15 +46,13 @@ def report_text(report: Report, width: int = WIDTH) -> str:
 
 def _summary(report: Report, summary: Summary, width: int) -> Iterator[str]:
     classes = counted(report.num_classes, "class", "classes") if report.num_classes else ""
-    yield from wrapped(
-        f"{printable(summary.file)}: {counted(summary.images, 'image')}, "
-        f"{counted(summary.boxes, 'box', 'boxes')}, "
+    yield shortened(printable(summary.file, 1000), width)
+    counts = (
+        f"{counted(summary.images, 'image')}, {counted(summary.boxes, 'box', 'boxes')}, "
         f"{counted(len(summary.categories), 'category', 'categories')}"
-        + (f", {counted(summary.crowds, 'crowd')} left aside" if summary.crowds else ""),
-        width,
-        "",
-        "  ",
     )
+    crowds = f", {counted(summary.crowds, 'crowd')} left aside" if summary.crowds else ""
+    yield from wrapped(counts + crowds, width)
     yield f"against {printable(report.arch or '')}" + (f" with {classes}" if classes else "")
     yield ""
     if summary.categories:
@@ -73,7 +71,8 @@ def _categories(categories: Sequence[Category], rows: int | None, width: int) ->
         shown.sort(key=lambda category: -category.boxes)
         del shown[_EACH_END : _EACH_END + left]
     of = f" of {rows:,}" if rows else ""
-    names = [printable(category.name, _LONGEST_NAME) for category in shown]
+    longest = min(_LONGEST_NAME, width - _BESIDE_NAME)
+    names = [printable(category.name, longest) for category in shown]
     cells = [("id", "label", f"row{of}", "class", "boxes")]
     cells += [
         (printable(str(c.id), 12), _number(c.label), _number(c.row), name, f"{c.boxes:,}")
@@ -106,7 +105,7 @@ def _sizes(summary: Summary, width: int) -> Iterator[str]:
         line = f"  {span:>{widths[0]}}  {boxes:>{widths[1]}}  {missed:>{widths[2]}}"
         yield f"{line}  {bar}".rstrip()
     pixels = f" at {summary.input}" if summary.input else " of the image"
-    yield f"  side: of the square of equal area, in pixels{pixels}"
+    yield from wrapped(f"side: of the square of equal area, in pixels{pixels}", width, "  ", "    ")
     if summary.unmatched is not None and summary.boxes:
         share = 100 * summary.unmatched / summary.boxes
         yield from wrapped(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +202,19 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     made = small(tmp_path / "images")
     with pytest.raises(CkptError, match="no such file"):
         findings(tmp_path, made, tmp_path / "none")
+
+
+def test_pillow_is_imported_only_for_images(tmp_path: Path) -> None:
+    path = write(tmp_path / "coco.json", small(tmp_path / "images"))
+    code = (
+        "import sys; from ckptool.cli import main; main(sys.argv[1:]); "
+        "print({'PIL', 'torch'} & {*sys.modules}, file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", code, "check", "--arch", "yolov4-tiny", "--coco", path]
+    home = Path(ckptool.__file__).parent.parent
+    for more, imported in (([], "set()"), (["--images", str(tmp_path / "images")], "{'PIL'}")):
+        done = subprocess.run([*words, *more], capture_output=True, text=True, check=True, cwd=home)
+        assert done.stderr.strip() == imported
 
 
 def test_progress_counts_files(tmp_path: Path) -> None:
