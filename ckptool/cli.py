@@ -108,7 +108,6 @@ def inspect(
     """
     from ckptool.inspection import inspect as call
     from ckptool.render.inspect import inspection_json, inspection_text
-    from ckptool.report.inspect import inspection_page
 
     found = call(file, weights=weights, stats=stats)
     show(
@@ -116,7 +115,10 @@ def inspect(
         lambda: inspection_json(found),
         lambda width: inspection_text(found, tree=tree, keys=keys, width=width),
     )
-    save_page(html, lambda: inspection_page(found))
+    if html is not None:
+        from ckptool.report.inspect import inspection_page
+
+        save_page(html, inspection_page(found))
     return FITS
 
 
@@ -168,7 +170,6 @@ def diff(
     """
     from ckptool.diagnose import diff as call
     from ckptool.render.diff import diff_json, diff_text
-    from ckptool.report.diff import diff_page
 
     _one_target(arch, like)
     found = call(
@@ -182,7 +183,10 @@ def diff(
         **compared,
     )
     show(as_json, lambda: diff_json(found), lambda width: diff_text(found, limit, width))
-    save_page(html, lambda: diff_page(found))
+    if html is not None:
+        from ckptool.report.diff import diff_page
+
+        save_page(html, diff_page(found))
     return FITS if found.agrees else DIFFERS
 
 
@@ -255,7 +259,6 @@ def convert(
     from ckptool.planning import Options
     from ckptool.plans import read_plan
     from ckptool.render.convert import plan_text, result_json, result_text
-    from ckptool.report.convert import conversion_page
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
@@ -279,7 +282,10 @@ def convert(
                 + f"\n\nnothing was written; it would be {quoted(path)}"
             ),
         )
-        save_page(html, lambda: conversion_page(prepared, applied(prepared)))
+        if html is not None:
+            from ckptool.report.convert import conversion_page
+
+            save_page(html, conversion_page(prepared, applied(prepared)))
         return FITS
     with progress() as steps:
         found = carry_out(
@@ -290,7 +296,10 @@ def convert(
             progress=steps,
         )
     show(as_json, lambda: result_json(found), lambda width: result_text(found, width))
-    save_page(html, lambda: conversion_page(prepared, applied(prepared), found))
+    if html is not None:
+        from ckptool.report.convert import conversion_page
+
+        save_page(html, conversion_page(prepared, applied(prepared), found))
     return FITS if found.verified else DIFFERS
 
 
@@ -344,7 +353,6 @@ def check(
     """
     from ckptool.preflight.dataset import check_dataset as call
     from ckptool.render.check import report_json, report_text
-    from ckptool.report.check import check_page
 
     with progress() as steps:
         found = call(
@@ -357,7 +365,10 @@ def check(
             progress=steps,
         )
     show(as_json, lambda: report_json(found), lambda width: report_text(found, width))
-    save_page(html, lambda: check_page(found))
+    if html is not None:
+        from ckptool.report.check import check_page
+
+        save_page(html, check_page(found))
     return DIFFERS if found.errors else FITS
 
 

@@ -18,8 +18,6 @@ from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.errors import CkptError, quoted
 from ckptool.files import Readable
 from ckptool.formats import darknet
-from ckptool.formats.darknet_writer import header
-from ckptool.formats.tiles import Tiled
 from ckptool.places import is_stored, open_bytes
 from ckptool.tensors import Source, View
 from ckptool.version import VERSION
@@ -70,7 +68,8 @@ def source_files(checkpoint: Checkpoint) -> tuple[Readable, ...]:
 def _files_of(source: Source) -> tuple[Readable, ...]:
     if isinstance(source, View):
         return (source.record.file,)
-    return source.files if isinstance(source, Tiled) else ()
+    files: tuple[Readable, ...] = getattr(source, "files", ())  # those of one in several pieces
+    return files
 
 
 @contextmanager
@@ -138,6 +137,8 @@ def provenance(
 
 def darknet_header(checkpoint: Checkpoint) -> dict[str, str] | None:
     """The header of the darknet file that a checkpoint is, or was made from last; None if none."""
+    from ckptool.formats.darknet_writer import header
+
     if checkpoint.contents.format == darknet.NAME:
         return header(checkpoint.contents.metadata)
     value = _parsed(checkpoint.contents.metadata) or {}

@@ -52,16 +52,14 @@ def show_error(error: CkptError, *, as_json: bool) -> None:
     click.echo(said, err=True)
 
 
-def save_page(path: str | None, page: Callable[[], Page]) -> None:
-    """Write the page of a result to the path, if there is one, and say so.
+def save_page(path: str, page: Page) -> None:
+    """Write the page of a result, and say so.
 
     Raises: CkptError if it cannot be written.
     """
-    if path is None:
-        return
     from ckptool.report.html import write_page
 
-    write_page(path, page())
+    write_page(path, page)
     click.echo(f"page: {path}", err=True)
 
 

@@ -14,18 +14,6 @@ from typing import TYPE_CHECKING, Protocol, cast
 from ckptool.checkpoint import Contents
 from ckptool.errors import OutputError, quoted
 from ckptool.files import Readable
-from ckptool.formats import (
-    darknet,
-    dcp,
-    foreign,
-    npz,
-    pickled,
-    safetensors,
-    sharded,
-    torch_legacy,
-    torch_tar,
-    torch_zip,
-)
 
 if TYPE_CHECKING:
     from ckptool.formats.atomic import Output
@@ -44,15 +32,16 @@ class Format(Protocol):
         """What the file holds; nothing but headers is read."""
 
 
-FORMATS: tuple[Format, ...] = (
-    darknet,
-    npz,
-    torch_zip,
-    torch_legacy,
-    safetensors,
-    torch_tar,
-    dcp,
-    pickled,
+# A module is imported when the ones before it did not recognise a file: few files need them all.
+FORMATS = (
+    "darknet",
+    "safetensors",
+    "npz",
+    "torch_zip",
+    "torch_legacy",
+    "torch_tar",
+    "dcp",
+    "pickled",
 )
 _HEAD = 4096
 
@@ -91,6 +80,8 @@ def read_contents(file: Readable, *, darknet_meant: bool = False) -> Contents:
 
     Raises: FormatError, NotACheckpointError, UnsupportedError.
     """
+    from ckptool.formats import sharded
+
     if sharded.sniff(_head(file), file):
         return sharded.read(file, _read_one)
     return _read_one(file, darknet_meant=darknet_meant)
@@ -99,9 +90,12 @@ def read_contents(file: Readable, *, darknet_meant: bool = False) -> Contents:
 def _read_one(file: Readable, *, darknet_meant: bool = False) -> Contents:
     """What one file holds: an index of shards is none, so that a shard cannot be an index."""
     head = _head(file)
-    for module in FORMATS:
+    for name in FORMATS:
+        module = cast(Format, import_module(f"ckptool.formats.{name}"))
         if module.sniff(head, file):
             return module.read(file)
+    from ckptool.formats import darknet, foreign
+
     if darknet_meant and darknet.plausible(head, file):
         return darknet.read(file)
     raise foreign.explain(head, file)
