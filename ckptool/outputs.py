@@ -27,6 +27,7 @@ from ckptool.tensors import LazyTensor
 
 _TORCH = (".pth", ".pt", ".ckpt", ".bin")
 _CAFFE2 = "Caffe2"
+_LONGEST = 200  # characters of an author's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +157,21 @@ def _detectron2(
     It does so for weights that are only part of a model, or under others' names; those of Caffe2
     it renames before.
     """
-    author = _root_value(checkpoint, "__author__")
+    stated = _root_value(checkpoint, "__author__")
+    author = _text(stated) or "ckptool"
     said = _root_value(checkpoint, "matching_heuristics")
     if target is not None and compare_weights(weights, target.specs, target.legacy).fits:
-        return {"author": _author(author), "heuristics": ""}
-    if author is None and checkpoint.contents.format == pickled.NAME:
+        return {"author": author, "heuristics": ""}
+    if checkpoint.contents.format == pickled.NAME and checkpoint.weights.name in (".", "blobs"):
         return {"author": _CAFFE2, "heuristics": "true"}
-    if author is not None:
-        return {"author": _author(author), "heuristics": "true" if said is True else ""}
-    return {
-        "author": _author(author),
-        "heuristics": "" if detectron2.head_of(weights.specs) else "true",
-    }
+    foreign = detectron2.head_of(weights.specs) is None if stated is None else said is True
+    return {"author": author, "heuristics": "true" if foreign else ""}
 
 
-def _author(value: Value) -> str:
-    return value if isinstance(value, str) and value else "ckptool"
+def _text(value: Value) -> str | None:
+    """A short text that any reader can show, None for anything else."""
+    short = isinstance(value, str) and 0 < len(value) <= _LONGEST and value.isprintable()
+    return str(value) if short else None
 
 
 def _is_detectron2(weights: WeightSet, target: Target | None) -> bool:

@@ -489,6 +489,18 @@ def test_what_the_source_says_of_matching_is_kept(
     assert Checkpointer.load(tmp_path / "out.pkl")["matching_heuristics"] is kept
 
 
+@pytest.mark.parametrize("author", ["\ud800", "a\nb", "", "x" * 1000, 7, None])
+def test_an_author_that_is_no_name_is_not_taken_over(author: Any, tmp_path: Path) -> None:
+    state: Arrays = small_heads(4)
+    path = tmp_path / "a.pkl"
+    path.write_bytes(pickle.dumps({"model": state, "__author__": author}))
+
+    ckptool.convert(path, tmp_path / "out.pkl")
+
+    loaded = Checkpointer.load(tmp_path / "out.pkl")
+    assert (loaded["__author__"], loaded["matching_heuristics"]) == ("ckptool", False)
+
+
 def test_foreign_weights_are_matched_by_their_ends(tmp_path: Path) -> None:
     torch.save({"layer1.0.conv1.weight": torch.ones(2, 3, 1, 1)}, tmp_path / "resnet.pth")
 
