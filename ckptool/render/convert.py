@@ -103,7 +103,7 @@ def verdict(found: Result) -> str:
     classes = found.plan.num_classes
     count = "" if classes is None else f" with {counted(classes, 'class', 'classes')}"
     if found.output.endswith(".weights"):
-        return f"it is a darknet file of {printable(name)}{count}: its cfg reads it"
+        return f"it is a darknet file of {printable(name)}{count}: darknet loads it with that cfg"
     if not found.fits_strict:
         return f"it does NOT fit {printable(name)}{count}: `ckptool diff` says why"
     dialect = found.plan.dialect
