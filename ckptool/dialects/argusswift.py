@@ -55,7 +55,8 @@ DIALECTS = (
             "argusswift's neck has LeakyReLU with the slope 0.01, darknet 0.1: outputs then differ "
             "by up to 0.37 of the largest, measured with random weights; give its layers the slope "
             "of the other side",
-            "argusswift's default anchors are YOLOv3's; anchors are in no file",
+            "argusswift's default anchors, YOLOv3's, make boxes 16% to 19% smaller; no file has "
+            "anchors",
         ),
         source="argusswift/YOLOv4-pytorch `model/build_model.py`, `model/backbones/CSPDarknet53.py`"
         ", `model/YOLOv4.py`, run beside ckptool's own network",

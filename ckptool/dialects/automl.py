@@ -141,6 +141,10 @@ DIALECTS = (
             Aside("*/Momentum", "the optimizer's"),
         ),
         lacks=(Aside("*.num_batches_tracked", "TensorFlow keeps no such counter"),),
+        notes=(
+            "automl gives its anchors the aspects 1.414 and 0.707, effdet 1.4 and 0.7: their sides "
+            "differ by 1%",
+        ),
         aliases=("automl", "tf"),
         source="google/automl `efficientdet/efficientdet_arch.py`, `backbone/`; its TF1 graph was "
         "run with tensorflow-cpu 2.15.1 beside effdet 0.4.1 (7e-7 to 3e-6 of the largest output)",

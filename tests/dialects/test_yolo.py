@@ -6,6 +6,7 @@ that computes what its implementation does.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 import ckptool
 from ckptool.architectures import darknet_net
-from ckptool.architectures.yolov4 import build
+from ckptool.architectures.darknet_layers import Head
+from ckptool.architectures.yolov4 import build, find_network
 
 FOLDED = 1e-5  # what eps folds and permutations may change in float32
 # argusswift joins bypass and main in the stages 1 to 4, and the pyramid from small to large.
@@ -208,3 +210,34 @@ def test_the_backbone_of_yolov4_is_timms_cspdarknet53_with_mish(
             if isinstance(child, nn.LeakyReLU):
                 setattr(module, name, nn.Mish())
     assert furthest(outputs(theirs, image(64))[-4:], wanted) <= FOLDED
+
+
+def centres_apart(
+    name: str, decoded: list[Head], maps: list[Tensor], theirs: list[Tensor]
+) -> float:
+    """How far the centres of boxes are apart, in pixels, if the heads are decoded otherwise."""
+    net = find_network(name)
+    heads = iter(decoded)
+    layers = [replace(layer, head=next(heads)) if layer.head else layer for layer in net.layers]
+    own, _ = darknet_net.detections(net, maps)
+    other, _ = darknet_net.detections(replace(net, layers=tuple(layers)), theirs)
+    middles = [(boxes[..., :2] + boxes[..., 2:]) / 2 for boxes in (own, other)]
+    return float((middles[0] - middles[1]).abs().max())
+
+
+def test_the_sizes_of_what_the_notes_say_about_boxes() -> None:
+    """Centres run from one end of a cell to the other."""
+    net = find_network("yolov4")
+    maps = [torch.zeros(1, 3, 85, 608 // head.stride, 608 // head.stride) for head in net.heads]
+    for grid in maps:
+        grid[:, :, :2] = 40  # x and y at the end of the cell
+    maps = [grid.flatten(1, 2) for grid in maps]
+    plain = [replace(head, scale_x_y=1.0) for head in net.heads]
+    assert centres_apart("yolov4", plain, maps, maps) == pytest.approx(0.8, abs=1e-3)
+    scaled = [replace(head, scale_x_y=2.0, new_coords=True) for head in net.heads]
+    theirs = [x.sigmoid() for x in maps]
+    assert centres_apart("yolov4", scaled, maps, theirs) == pytest.approx(15.2, abs=0.1)
+    theirs_anchors = [10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326]
+    own_anchors = [side for head in net.heads for anchor in head.anchors for side in anchor]
+    shares = [a / b for a, b in zip(theirs_anchors, own_anchors, strict=True)]
+    assert (round(1 - max(shares), 2), round(1 - min(shares), 2)) == (0.16, 0.19)
