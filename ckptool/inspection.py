@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, counted, listed, quoted
-from ckptool.formats import darknet
+from ckptool.formats import darknet, npz
 from ckptool.provenance import Origin, origin
 from ckptool.reading import Opened, open_file
 from ckptool.statistics import TensorStatistics, measure, value_findings
@@ -50,7 +49,10 @@ def inspect(
     chosen, findings = _chosen(opened, weights)
     measured: dict[str, TensorStatistics] = {}
     if chosen is not None:
-        findings += [*_darknet(chosen, opened.contents.metadata), *_findings(chosen)]
+        findings += [
+            *_darknet(chosen, opened.contents.metadata),
+            *_findings(chosen, opened.contents.format),
+        ]
         if stats:
             measured = _measured(opened, chosen)
             findings += value_findings(chosen.tensors, measured)
@@ -71,11 +73,7 @@ def inspect(
         opened.nbytes,
         opened.sets,
         chosen,
-        tuple(
-            aside
-            for aside in left_aside(contents.root, chosen, opened.nbytes)
-            if aside.name not in contents.metadata  # the provenance in a pickle
-        ),
+        tuple(_left_aside(opened, chosen)),
         contents.globals,
         (*contents.findings, *findings),
         contents.metadata,
@@ -84,9 +82,13 @@ def inspect(
     )
 
 
-def dtype_counts(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
-    """The number of tensors of each element type, most first."""
-    return dict(Counter(tensor.dtype for tensor in tensors.values()).most_common())
+def _left_aside(opened: Opened, chosen: WeightSet | None) -> Iterator[LeftAside]:
+    """What is not chosen: while nothing is, what is no weight set either."""
+    sets = [] if chosen else [f"{found.name}." for found in opened.sets]
+    for aside in left_aside(opened.contents.root, chosen, opened.nbytes):
+        provenance = aside.name in opened.contents.metadata  # of a pickle that ckptool wrote
+        if not provenance and not any(name.startswith(f"{aside.name}.") for name in sets):
+            yield aside
 
 
 def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list[Finding]]:
@@ -108,7 +110,7 @@ def _measured(opened: Opened, chosen: WeightSet) -> dict[str, TensorStatistics]:
         raise error.located(quoted(opened.path)) from None
 
 
-def _findings(chosen: WeightSet) -> list[Finding]:
+def _findings(chosen: WeightSet, format_: str) -> list[Finding]:
     findings = list(chosen.findings)
     tied = chosen.aliases
     if tied:
@@ -120,7 +122,8 @@ def _findings(chosen: WeightSet) -> list[Finding]:
                 tuple(key for group in tied for key in group),
             )
         )
-    wasted, keys = _wasted(chosen.tensors)
+    # In an .npz, what comes before an array's values is its header.
+    wasted, keys = _wasted(chosen.tensors) if format_ != npz.NAME else (0, ())
     if wasted:
         findings.append(
             Finding(

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import sparse_made
 import torch
@@ -240,6 +241,19 @@ def test_sets_that_only_the_user_can_choose_from_are_listed(
     assert any("choose with --weights state_dict or --weights state_dict_ema" in x for x in lines)
     chosen = found_json(capsys, tmp_path / "x.pth", "--weights", "state_dict_ema")
     assert (chosen["chosen"], len(chosen["tensors"])) == ("state_dict_ema", 6)
+
+
+def test_while_nothing_is_chosen_only_what_is_no_weight_set_is_left_aside(tmp_path: Path) -> None:
+    other = OrderedDict((key, x + 1) for key, x in trained().items())
+    path = tmp_path / "x.pth"
+    torch.save({"epoch": 3, "g": {"net": trained()}, "d": other}, path)
+    assert [item.name for item in inspect(path).left_aside] == ["epoch"]
+    assert [item.name for item in inspect(path, weights="d").left_aside] == ["epoch", "g"]
+
+
+def test_the_header_of_an_array_is_no_waste(tmp_path: Path) -> None:
+    numpy.savez(tmp_path / "x.npz", **{key: x.numpy() for key, x in trained().items()})
+    assert "wasted-bytes" not in {item.code for item in inspect(tmp_path / "x.npz").findings}
 
 
 def test_a_file_without_weights_is_readable(

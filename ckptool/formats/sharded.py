@@ -74,7 +74,10 @@ def _shard(
         file = open_bytes(sibling(path, name))
         contents = read_shard(file)
     except CkptError as error:
-        raise error.located(f"shard {quoted(name)}") from None
+        missing = error.code == "file.missing"
+        hint = "put all files that the index names beside it" if missing else error.hint
+        found = type(error)(error.message, hint=hint, code=error.code)
+        raise found.located(f"shard {quoted(name)}") from None
     root = contents.root
     held = dict(root.items()) if is_tree(root) else {}
     return contents, held, file.size

@@ -136,6 +136,7 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(CkptError) as caught:
         read(index)
     assert caught.value.message == f"`{index}`: shard `{shard.name}`: `{shard}`: no such file"
+    assert caught.value.hint == "put all files that the index names beside it"
 
 
 def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
