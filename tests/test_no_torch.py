@@ -17,6 +17,7 @@ import numpy
 import pytest
 import torch
 from clean_reader import read_elsewhere
+from darknet_made import write_file
 from safetensors.torch import save_file
 from torch import nn
 
@@ -88,6 +89,10 @@ COMMANDS = {
     "plan": ["plan", D0, "--arch", "tf_efficientdet_d0", "--dtype", "fp32", "-o", "plan.json"],
     "convert": ["convert", D0, "--dtype", "fp32", "--num-classes", "20", "-o", "out.safetensors"],
     "convert to torch": ["convert", D0, "--dtype", "fp16", "-o", "out.pth"],
+    "convert to a pickle": ["convert", D0, "--dtype", "fp16", "-o", "out.pkl"],
+    "identify of a darknet file": ["identify", "tiny.weights"],
+    "convert from darknet": ["convert", "tiny.weights", "-o", "tiny.pth"],
+    "convert to darknet": ["convert", "tiny.pth", "-o", "back.weights"],
     "check": ["check", "--arch", "tf_efficientdet_d0", "--coco", "coco.json"],
     "check of a file": ["check", D0, "--arch", "tf_efficientdet_d0", "--coco", "coco.json"],
     "check of images": ["check", "--arch", "yolov4", "--coco", "coco.json", "--images", "."],
@@ -109,6 +114,7 @@ print(json.dumps(codes), file=sys.stderr)
 
 
 def test_no_command_that_reads_or_converts_imports_torch(tmp_path: Path) -> None:
+    write_file(tmp_path / "tiny.weights", 5_878_014 + 2_310, sparse=True)  # of one class
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     words = [[str(word) for word in command] for command in COMMANDS.values()]
     done = subprocess.run(
