@@ -17,6 +17,8 @@ from ckptool.version import VERSION
 
 SUFFIXES = (".html", ".htm")
 
+# In their order they are the body of one function; the last one starts what they declare.
+_SCRIPTS = ("page.js", "map.js", "charts.js", "table.js")
 # What a page of ours starts with: nothing else is replaced by a new one.
 _START = b"<!doctype html><!-- ckptool -->"
 
@@ -63,7 +65,7 @@ def render(page: Page) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ckptool", "report"),
+        loader=jinja2.PackageLoader("ckptool", "report/template"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -75,7 +77,8 @@ def render(page: Page) -> str:
         "ensure_ascii": False,
     }
     environment.filters["ticks"] = _with_code
-    script = environment.get_template("page.js").render()
+    parts = "\n".join(environment.get_template(name).render() for name in _SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         page=page, data=data(page), script=script, digest=digest, version=VERSION
