@@ -53,8 +53,8 @@ DIALECTS = (
         ),
         notes=(
             "argusswift's neck has LeakyReLU with the slope 0.01, darknet 0.1: outputs then differ "
-            "by up to 0.37 of the largest, measured with random weights; give its layers the slope "
-            "of the other side",
+            "by 0.4 of the largest, measured with random weights; give its layers the slope of the "
+            "other side",
             "argusswift's default anchors, YOLOv3's, make boxes 16% to 19% smaller; no file has "
             "anchors",
         ),
