@@ -26,8 +26,8 @@ _CLASSIFIER = Dialect(
     drops=(Aside("head.fc.*", "the classifier"),),
     part="backbone",
     notes=(
-        "timm's cspdarknet53 has LeakyReLU with the slope 0.01, darknet Mish: features differ by 0.6 "
-        "of the largest, measured with random weights, and by 1.6e-6 with that exchanged",
+        "timm's cspdarknet53 has LeakyReLU with the slope 0.01, darknet Mish: features differ by "
+        "0.6 of the largest, measured with random weights, and by 1.6e-6 with that exchanged",
     ),
     aliases=("timm-cspdarknet53", "cspdarknet53"),
     source="timm 1.0.31 `models/cspnet.py`, run beside ckptool's own network",
