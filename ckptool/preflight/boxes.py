@@ -37,6 +37,8 @@ ORDERS: Mapping[str, Callable[[Any], tuple[Any, Any, Any, Any]]] = {
     ),
 }
 XYXY, YXYX, XYWH, CXCYWH = ORDERS
+# The findings that say that no box is read as it is meant.
+MISREAD = frozenset({"box-relative", "box-pixels", "box-order"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from ckptool.preflight.annotations import (
     check_places,
     table_of,
 )
+from ckptool.preflight.boxes import MISREAD
 from ckptool.preflight.categories import Labels, check_categories, labels_of, mapped, rows_of
 from ckptool.preflight.coco import Coco, read_coco
 from ckptool.preflight.findings import Report, by_weight
@@ -61,9 +62,10 @@ def check_dataset(
         *check_categories(categories, labels, architecture, count),
         *check_images(coco, table),
         *check_entries(coco, table, architecture),
-        *check_places(coco, table),
-        *check_sizes(summary),
+        *(places := tuple(check_places(coco, table))),
     ]
+    if not {finding.code for finding in places} & MISREAD:
+        findings += check_sizes(summary)
     if images is not None:
         findings += check_pictures(coco, os.fspath(images), progress)
     return Report(architecture.name, count, by_weight(findings), summary)
