@@ -23,6 +23,7 @@ from ckptool.options import (
     value_options,
 )
 from ckptool.terminal import progress, save_page, show, show_error
+from ckptool.traffic import say_traffic
 from ckptool.version import VERSION
 
 FITS, DIFFERS, REFUSED = 0, 1, 2
@@ -35,10 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     finally:
-        if "ckptool.remote.stores" in sys.modules:
-            from ckptool.traffic import say_traffic
-
-            say_traffic()
+        say_traffic()
 
 
 def _run(words: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from threading import Lock
 
 from ckptool.errors import CkptError, FormatError, quoted
 from ckptool.remote import stores
+from ckptool.remote.faults import changed
 from ckptool.remote.urls import shown
 
 _BLOCK = 1 << 16  # bytes: the least that is fetched
@@ -91,7 +92,7 @@ class RemoteFile:
             self._checked, self._when = fetched, time.monotonic()
         found = stores.stat(self.url)
         if (found.size, found.version) != (self._known.size, self._known.version):
-            raise stores.changed(self.url)
+            raise changed(self.url)
 
     def _requested(self, start: int, stop: int) -> list[Future[None]]:
         """The requests under way for a range, those that were missing begun."""

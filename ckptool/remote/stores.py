@@ -11,7 +11,6 @@ Source: fsspec and s3fs 2026.9, aiohttp 3.14; RFC 9110 on ranges and conditional
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,8 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any, TypeVar
 
-from ckptool.errors import CkptError, FormatError, OutputError, UnsupportedError, quoted
+from ckptool.errors import CkptError, OutputError, UnsupportedError, quoted
+from ckptool.remote.faults import Changed, Short, Whole, changed, passing, reason, refused, says
 from ckptool.remote.urls import scheme, shown
 
 _TRIES = 6
@@ -28,7 +28,6 @@ _LONGEST_PAUSE = 8.0
 _QUIET = 60.0  # seconds without a byte after which a connection is given up
 _PART = 1 << 24  # bytes of a multipart upload's parts, or more: there may be 10,000 of them
 _MOST_PARTS = 9_000
-_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
 # What tells one version of an object from another, whoever stores it.
@@ -73,18 +72,6 @@ class Stat:
     version: tuple[tuple[str, str], ...]
     etag: str | None = None
     folder: bool = False
-
-
-class Changed(Exception):
-    """The object is another one than before."""
-
-
-class Short(Exception):
-    """Another number of bytes than were asked for."""
-
-
-class Whole(Exception):
-    """The server sends the whole file where a part was asked for."""
 
 
 def stat(url: str) -> Stat:
@@ -214,7 +201,7 @@ def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: b
         raise
     except Exception as error:
         raise OutputError(
-            f"{quoted(url)}: cannot be written: {_reason(error)}", code="output.remote"
+            f"{quoted(url)}: cannot be written: {reason(error)}", code="output.remote"
         ) from None
     if found != size:
         raise OutputError(
@@ -334,86 +321,12 @@ def _tried(url: str, ask: Callable[[], T], where: str = "") -> T:
         except CkptError:
             raise
         except Exception as error:
-            if _says(error, "PreconditionFailed", "pre-conditions", "(412)"):
+            if says(error, "PreconditionFailed", "pre-conditions", "(412)"):
                 raise changed(url) from None
             last = attempt == _TRIES - 1
-            if last or not _passing(error):
+            if last or not passing(error):
                 tries = f", {_TRIES} times" if last else ""
-                raise _refused(url, where, error, tries) from None
+                raise refused(url, where, error, tries) from None
         pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
         time.sleep(pause * random.uniform(0.5, 1.0))
     raise AssertionError
-
-
-def changed(url: str) -> FormatError:
-    """The error for an object that is replaced while it is read."""
-    return FormatError(
-        f"{quoted(shown(url))}: the file changed while it was read", code="file.changed"
-    )
-
-
-def _refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
-    name = quoted(shown(url))
-    status = _status(error)
-    if isinstance(error, PermissionError) or status in (401, 403):
-        return CkptError(
-            f"{name}: no permission to read it",
-            hint="log in with the provider's own tool; its credentials are used",
-            code="file.permission",
-        )
-    if status == 404 or (isinstance(error, FileNotFoundError) and status is None):
-        return CkptError(f"{name}: no such file", code="file.missing")
-    return CkptError(
-        f"{name}: {where}cannot be read: {_reason(error)}{tries}", code="file.unreadable"
-    )
-
-
-def _passing(error: BaseException) -> bool:
-    """Whether it may go away by itself."""
-    status = _status(error)
-    if status is not None:
-        return status in _AGAIN
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-        return False
-    if isinstance(error, (Short, TimeoutError, ConnectionError)):
-        return True
-    named = {kind.__name__ for kind in type(error).__mro__}
-    if named & {"ClientError", "HTTPClientError", "IncompleteRead", "FSTimeoutError"}:
-        return True
-    return _says(error, "SlowDown", "reduce your request rate", "503", "Service Unavailable")
-
-
-def _status(error: BaseException | None) -> int | None:
-    """The HTTP status behind an error, if it has one."""
-    for _ in range(4):
-        if error is None:
-            return None
-        response = getattr(error, "response", None)
-        for status in (
-            getattr(error, "status", None),
-            getattr(response, "status_code", None),
-            # A cut connection has a code, too: aiohttp calls it a bad request.
-            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,
-            response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if isinstance(response, Mapping)
-            else None,
-        ):
-            if type(status) is int:
-                return status
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _says(error: BaseException, *texts: str) -> bool:
-    return any(text in str(error) for text in texts)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, without the URLs that libraries put into their messages."""
-    status = _status(error)
-    if isinstance(error, Short):
-        return f"the connection was cut: {error}"
-    if status is not None:
-        return f"the server answered {status}"
-    text = re.sub(r"\w+://\S+", "…", str(error))
-    return f"{type(error).__name__}{': ' if text else ''}{text}"

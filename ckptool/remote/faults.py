@@ -1,0 +1,100 @@
+"""What can go wrong with a request: what is tried again, and how the rest is said.
+
+No message contains more of a URL than its path: a query or a user name may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ckptool.errors import CkptError, FormatError, quoted
+from ckptool.remote.urls import shown
+
+_AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
+
+
+class Changed(Exception):
+    """The object is another one than before."""
+
+
+class Short(Exception):
+    """Another number of bytes than were asked for."""
+
+
+class Whole(Exception):
+    """The server sends the whole file where a part was asked for."""
+
+
+def changed(url: str) -> FormatError:
+    """The error for an object that is replaced while it is read."""
+    return FormatError(
+        f"{quoted(shown(url))}: the file changed while it was read", code="file.changed"
+    )
+
+
+def refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
+    name = quoted(shown(url))
+    status = _status(error)
+    if isinstance(error, PermissionError) or status in (401, 403):
+        return CkptError(
+            f"{name}: no permission to read it",
+            hint="log in with the provider's own tool; its credentials are used",
+            code="file.permission",
+        )
+    if status == 404 or (isinstance(error, FileNotFoundError) and status is None):
+        return CkptError(f"{name}: no such file", code="file.missing")
+    return CkptError(
+        f"{name}: {where}cannot be read: {reason(error)}{tries}", code="file.unreadable"
+    )
+
+
+def passing(error: BaseException) -> bool:
+    """Whether it may go away by itself."""
+    status = _status(error)
+    if status is not None:
+        return status in _AGAIN
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
+        return False
+    if isinstance(error, (Short, TimeoutError, ConnectionError)):
+        return True
+    named = {kind.__name__ for kind in type(error).__mro__}
+    if named & {"ClientError", "HTTPClientError", "IncompleteRead", "FSTimeoutError"}:
+        return True
+    return says(error, "SlowDown", "reduce your request rate", "503", "Service Unavailable")
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The HTTP status behind an error, if it has one."""
+    for _ in range(4):
+        if error is None:
+            return None
+        response = getattr(error, "response", None)
+        for status in (
+            getattr(error, "status", None),
+            getattr(response, "status_code", None),
+            # A cut connection has a code, too: aiohttp calls it a bad request.
+            getattr(error, "code", None) if type(error).__name__ == "HttpError" else None,
+            response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if isinstance(response, Mapping)
+            else None,
+        ):
+            if type(status) is int:
+                return status
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def says(error: BaseException, *texts: str) -> bool:
+    return any(text in str(error) for text in texts)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, without the URLs that libraries put into their messages."""
+    status = _status(error)
+    if isinstance(error, Short):
+        return f"the connection was cut: {error}"
+    if status is not None:
+        return f"the server answered {status}"
+    text = re.sub(r"\w+://\S+", "…", str(error))
+    return f"{type(error).__name__}{': ' if text else ''}{text}"
