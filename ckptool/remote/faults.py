@@ -34,6 +34,7 @@ def changed(url: str) -> FormatError:
 
 
 def refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
+    """The error for what is not there, is not allowed, or does not work."""
     name = quoted(shown(url))
     status = _status(error)
     if isinstance(error, PermissionError) or status in (401, 403):
@@ -86,6 +87,7 @@ def _status(error: BaseException | None) -> int | None:
 
 
 def says(error: BaseException, *texts: str) -> bool:
+    """Whether the text of an error has one of the texts in it."""
     return any(text in str(error) for text in texts)
 
 
