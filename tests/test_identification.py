@@ -323,6 +323,7 @@ def test_the_json_of_identify(tmp_path, capsys):
                 "shape": 0,
             },
         ],
+        "guesses": [],
     }
 
 

@@ -174,7 +174,7 @@ def _depths(
     return {
         parent: (frozenset(have[parent]), frozenset(numbers))
         for parent, numbers in want.items()
-        if parent in have and have[parent] != numbers
+        if parent in have and len(have[parent]) != len(numbers)
     }
 
 

@@ -10,6 +10,7 @@ from ckptool.errors import counted, listed, printable, quoted
 from ckptool.grouping import group, group_within
 from ckptool.render.values import values_json, values_text, values_verdict
 from ckptool.render.words import (
+    diff_words,
     fact,
     format_name,
     plain,
@@ -263,7 +264,7 @@ def loads(found: Diff) -> list[str]:
         return ["it loads, but not every dtype is as wanted"]
     other = next((c.fix for c in found.causes if c.whole and c.fix), None)
     if other:
-        command = shlex.join(["ckptool", "diff", found.file])
+        command = shlex.join(diff_words(found.file, found.weights))
         return ["it does not load; this compares it with what it is of:", f"  {command} {other}"]
     stuck = [
         str(number)

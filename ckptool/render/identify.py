@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ckptool.architectures import frozen
 from ckptool.errors import counted, listed, printable
 from ckptool.formats import darknet
-from ckptool.render.words import format_name, table, wrapped
+from ckptool.render.words import diff_words, format_name, table, wrapped
 
 if TYPE_CHECKING:
     from ckptool.identification import Candidate, Identified
@@ -57,7 +57,7 @@ def identified_text(found: Identified) -> str:
 
 def _diff(found: Identified, candidate: Candidate) -> str:
     """The command that compares the file with a candidate."""
-    words = ["ckptool", "diff", found.file, "--arch", candidate.arch]
+    words = [*diff_words(found.file, found.weights), "--arch", candidate.arch]
     entry = frozen.index()[candidate.arch]
     if candidate.num_classes not in (None, entry["num_classes"]):
         words += ["--num-classes", str(candidate.num_classes)]
@@ -101,7 +101,7 @@ def _row(item: Candidate) -> list[str]:
         for count, word in (
             (item.missing, "missing"),
             (item.unexpected, "unexpected"),
-            (item.shape, "of another shape"),
+            (item.shape, "shape" if item.shape == 1 else "shapes"),
         )
         if count
     ]

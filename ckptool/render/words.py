@@ -124,3 +124,9 @@ def format_name(name: str) -> str:
         "torch-tar": "torch before 0.1.10",
         "torchscript": "TorchScript archive",
     }.get(name, name)
+
+
+def diff_words(file: str, weights: str) -> list[str]:
+    """The command that compares the same weights, without its target."""
+    chosen = [] if weights == "." else ["--weights", weights]
+    return ["ckptool", "diff", file, *chosen]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checkpoints_made import Held, State, cast, effdet, held, prefixed
+from checkpoints_made import Held, State, cast, effdet, held, prefixed, tensors
 from diffs_made import Bench, codes, only
 
+import ckptool
 from ckptool import architectures
 
 D0 = "tf_efficientdet_d0"
@@ -187,6 +188,30 @@ def test_little_in_common(bench: Bench):
     found = bench.diff(state, arch=D0)
     cause = only(found, "unrelated")
     assert cause.summary.startswith(f"only 5% of the keys that `{D0}` wants are in the file")
+
+
+def test_the_next_command_names_the_weights_that_were_compared(bench: Bench):
+    torch.save(
+        {
+            "model": tensors(held(effdet("tf_efficientdet_d1"))),
+            "ema": tensors(held(effdet("tf_efficientdet_d1"))),
+        },
+        bench.path,
+    )
+    found = ckptool.diff(bench.path, arch=D0, weights="ema")
+    assert str(found).endswith(
+        f"\n  ckptool diff {bench.path} --weights ema --arch tf_efficientdet_d1"
+    )
+
+
+def test_modules_with_other_numbers_are_no_other_size(bench: Bench):
+    """As many as are wanted, one of them under another number: nothing is known to explain it."""
+    state = {
+        key.replace("fpn.cell.2.", "fpn.cell.3."): value for key, value in held(effdet(D0)).items()
+    }
+    found = bench.diff(state, arch=D0)
+    assert found.causes == ()
+    assert len(found.unexplained) == found.counts["missing"] + found.counts["unexpected"]
 
 
 def test_what_nothing_explains_is_listed(bench: Bench):
