@@ -151,14 +151,10 @@ def diff(
     file: str,
     arch: str | None,
     like: str | None,
-    num_classes: int | None,
-    strict_dtype: bool,
-    live: bool,
     limit: int | None,
     html: str | None,
-    weights: str | None,
     as_json: bool,
-    **compared: Any,
+    **options: Any,
 ) -> int:
     """What differs between a file and an architecture, why, and what to type.
 
@@ -170,16 +166,8 @@ def diff(
     from ckptool.render.diff import diff_json, diff_text
 
     _one_target(arch, like)
-    found = call(
-        file,
-        arch=arch,
-        like=like,
-        num_classes=num_classes,
-        weights=weights,
-        live=live,
-        strict_dtype=strict_dtype,
-        **compared,
-    )
+    with progress() as steps:
+        found = call(file, arch=arch, like=like, progress=steps, **options)
     show(as_json, lambda: diff_json(found), lambda width: diff_text(found, limit, width))
     if html is not None:
         from ckptool.report.diff import diff_page

@@ -11,6 +11,7 @@ from ckptool.architectures import darknet_files, find, lookalikes, version_notes
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.precision import dtypes
+from ckptool.changes import Values
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import Entry, as_loaded
 from ckptool.errors import ArchitectureError, counted, listed
@@ -19,7 +20,7 @@ from ckptool.plugins import EXACT
 from ckptool.reading import read
 from ckptool.solving import Solved, solve
 from ckptool.tensors import TensorSpec
-from ckptool.values import Values, compare_values
+from ckptool.values import Progress, compare_values
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,13 @@ def diff(
     values: bool = False,
     rtol: float = 0.0,
     atol: float = 0.0,
+    progress: Progress | None = None,
 ) -> Diff:
     """What differs between a checkpoint and an architecture or another checkpoint.
 
     With `strict_dtype` a difference of dtype counts against the verdict too. `like_weights` names
     the weight set in `like`. With `values` the values of both are compared, element by element:
-    |found - wanted| ≤ atol + rtol·|wanted| is equal.
+    |found - wanted| ≤ atol + rtol·|wanted| is equal, and `progress` is told how far it is.
 
     Raises: CkptError.
     """
@@ -129,7 +131,7 @@ def diff(
         fix=_command(opened, target, solved, casts if strict_dtype else ()),
         found=opened.weights.specs,
         wanted=target.specs,
-        values=_compared(opened, other, solved, rtol, atol) if values and other else None,
+        values=_compared(opened, other, solved, rtol, atol, progress) if values and other else None,
     )
 
 
@@ -150,13 +152,20 @@ def _other(
 
 
 def _compared(
-    opened: Checkpoint, other: Checkpoint, solved: Solved, rtol: float, atol: float
+    opened: Checkpoint,
+    other: Checkpoint,
+    solved: Solved,
+    rtol: float,
+    atol: float,
+    progress: Progress | None,
 ) -> Values:
     """How far the values are apart, once what only names them differently is undone."""
     done = [result for _, result in solved.applied]
     same = all(result.grade == EXACT for result in done)
     weights = solved.weights if same else opened.weights
-    found = compare_values(weights.tensors, other.weights.tensors, rtol=rtol, atol=atol)
+    found = compare_values(
+        weights.tensors, other.weights.tensors, rtol=rtol, atol=atol, progress=progress
+    )
     edits = tuple(cause.summary for cause, _ in solved.applied) if same else ()
     return replace(found, edits=edits)
 

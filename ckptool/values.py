@@ -7,11 +7,12 @@ in float64, whatever the types are; both sides of a place that is NaN are alike 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptool.changes import Change, Values, added, rank
 from ckptool.dtypes import DTYPES, numpy_dtype
 from ckptool.errors import CkptError, quoted
 from ckptool.tensors import LazyTensor, View, rechunk
@@ -21,112 +22,9 @@ from ckptool.tensors import LazyTensor, View, rechunk
 _STEP = 1 << 13
 _BLOCK = 1 << 18  # elements that are read and compared at once
 _RANGE = 1 << 23  # elements that one thread sees to before the next range
+Progress = Callable[[str, int, int], None]
+
 _WORDS = {1: "u1", 2: "u2", 4: "u4"}
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """How one tensor differs from another of its shape, or several tensors from theirs.
-
-    `changed` elements differ in value, `outside` of them by more than the tolerances allow,
-    `non_finite` of them since only one side is a number, or infinities differ. `max_abs` is the
-    largest |found - wanted| of the others, None for types that cannot be computed with. `identical`
-    says that the dtypes and all bits are the same. The sums are over the tensors that are not.
-    """
-
-    key: str
-    elements: int
-    dtypes: tuple[str, str] = ("float32", "float32")
-    identical: bool = True
-    changed: int = 0
-    outside: int = 0
-    non_finite: int = 0
-    max_abs: float | None = 0.0
-    delta_squares: float = 0.0
-    found_squares: float = 0.0
-    wanted_squares: float = 0.0
-    products: float = 0.0
-
-    @property
-    def relative_l2(self) -> float | None:
-        """The length of the difference as a share of the wanted one's; infinite if that is 0."""
-        if self.max_abs is None:
-            return None
-        if not self.delta_squares:
-            return 0.0
-        if not self.wanted_squares:
-            return math.inf
-        return math.sqrt(self.delta_squares) / math.sqrt(self.wanted_squares)
-
-    @property
-    def cosine(self) -> float | None:
-        """The cosine between the two; 1 for the same, None where one of them is all zeros."""
-        if self.identical:
-            return 1.0
-        lengths = math.sqrt(self.found_squares) * math.sqrt(self.wanted_squares)
-        return max(-1.0, min(1.0, self.products / lengths)) if lengths else None
-
-    @property
-    def counts(self) -> bool:
-        """Whether these are whole numbers or booleans, not weights."""
-        return DTYPES[self.dtypes[1]].kind in "iub"
-
-    @property
-    def share(self) -> float:
-        """The share of elements whose values differ."""
-        return self.changed / self.elements if self.elements else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleChange:
-    """The changes of a module's tensors taken together, and how many of the tensors changed."""
-
-    total: Change
-    tensors: int
-    changed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """The changes of all tensors that both sides have in one shape, what changed most first.
-
-    `edits` name what was done to the found side before: edits that preserve every value.
-    """
-
-    rtol: float
-    atol: float
-    tensors: tuple[Change, ...]
-    edits: tuple[str, ...] = ()
-
-    @property
-    def identical(self) -> int:
-        """How many tensors are equal to the last bit."""
-        return sum(change.identical for change in self.tensors)
-
-    @property
-    def within(self) -> bool:
-        """Whether no element is outside the tolerances: |found - wanted| ≤ atol + rtol·|wanted|."""
-        return not any(change.outside for change in self.tensors)
-
-    @property
-    def counters(self) -> ModuleChange:
-        """The changes of all whole numbers and booleans, which are counters and indices."""
-        return _together("", [change for change in self.tensors if change.counts])
-
-    def modules(self, most: int = 16) -> list[ModuleChange]:
-        """The changes by module, what changed most first: as deep as there are at most so many.
-
-        Counters are left out: a step of training changes every one of them beyond comparison.
-        """
-        weights = [change for change in self.tensors if not change.counts]
-        groups = _by_depth(weights, 1)
-        for depth in range(2, 9):
-            deeper = _by_depth(weights, depth)
-            if len(deeper) > most:
-                break
-            groups = deeper
-        found = [_together(name, changes) for name, changes in groups.items()]
-        return sorted(found, key=lambda module: _rank(module.total))
 
 
 def compare_values(
@@ -135,10 +33,12 @@ def compare_values(
     *,
     rtol: float = 0.0,
     atol: float = 0.0,
+    progress: Progress | None = None,
 ) -> Values:
     """The changes of every tensor that both sides have in one shape.
 
-    Two threads read and compute in turn; in memory are a few blocks of each side.
+    Two threads read and compute in turn; in memory are a few blocks of each side. `progress` is
+    told the phase, the elements done and those in all.
 
     Raises: CkptError if a file cannot be read to the end, or is damaged where the two differ.
     """
@@ -153,15 +53,22 @@ def compare_values(
             if have is not None and have.shape == want.shape:
                 pair = _Pair(key, have, want)
                 jobs.append((pair, [pool.submit(pair.compare, *s, tolerance) for s in pair.spans]))
+        done, total = 0, sum(pair.wanted.numel for pair, _ in jobs)
         try:
             for pair, parts in jobs:
-                change = pair.added(part.result() for part in parts)
+                results = []
+                for part in parts:
+                    results.append(part.result())
+                    done += results[-1].change.elements
+                    if progress is not None:
+                        progress("values", done, total)
+                change = pair.whole(results)
                 parts.clear()
                 changes.append(replace(change, dtypes=(pair.found.dtype, pair.wanted.dtype)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Values(rtol, atol, tuple(sorted(changes, key=_rank)))
+    return Values(rtol, atol, tuple(sorted(changes, key=rank)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +118,18 @@ class _Pair:
                     _check(self.found, self.wanted)
                     checked = True
                 part = self._computed(have, want, same, tolerance)
-            total = _sum(total, part)
+            total = added(total, part)
             at += count
         return _Part(total, tuple(skipped))
 
-    def added(self, parts: Iterable[_Part]) -> Change:
+    def whole(self, parts: Iterable[_Part]) -> Change:
         """The change of the whole tensor; the equal blocks of one that is not equal count too."""
         import numpy
 
         total = Change(self.key, 0, identical=self.found.dtype == self.wanted.dtype)
         skipped: list[tuple[int, int]] = []
         for part in parts:
-            total = _sum(total, part.change)
+            total = added(total, part.change)
             skipped += part.skipped
         if total.identical or total.max_abs is None:
             return total
@@ -270,7 +177,7 @@ class _Pair:
         sides += [numpy.frombuffer(want, numpy_dtype(wanted.name))]
         for at in range(0, total.elements, _STEP):
             have, want = (side[at : at + _STEP] for side in sides)
-            total = _sum(total, _measured(have, want, tolerance))
+            total = added(total, _measured(have, want, tolerance))
         return replace(total, identical=same)
 
 
@@ -331,25 +238,6 @@ def _elements(marked: Any, parts: int) -> int:
     return int(numpy.count_nonzero(marked.reshape(-1, parts).any(axis=1) if parts > 1 else marked))
 
 
-def _sum(one: Change, other: Change) -> Change:
-    """Two changes taken together, under the first one's key."""
-    unknown = one.max_abs is None or other.max_abs is None
-    return Change(
-        one.key,
-        one.elements + other.elements,
-        one.dtypes,
-        one.identical and other.identical,
-        one.changed + other.changed,
-        one.outside + other.outside,
-        one.non_finite + other.non_finite,
-        None if unknown else max(one.max_abs or 0.0, other.max_abs or 0.0),
-        one.delta_squares + other.delta_squares,
-        one.found_squares + other.found_squares,
-        one.wanted_squares + other.wanted_squares,
-        one.products + other.products,
-    )
-
-
 def _check(*tensors: LazyTensor) -> None:
     """Raise if a storage is damaged: a difference may be nothing else."""
     for tensor in tensors:
@@ -367,31 +255,3 @@ def _located(tensor: LazyTensor) -> Iterator[None]:
         if not isinstance(tensor.source, View):
             raise
         raise error.located(quoted(tensor.source.record.file.path)) from None
-
-
-def _rank(change: Change) -> tuple[object, ...]:
-    """What sorts changes: lost numbers first, the identical last, counters behind weights."""
-    size = change.relative_l2
-    return (
-        not change.non_finite,
-        not change.changed,
-        change.counts,
-        -(math.inf if size is None else size),
-        change.identical,
-    )
-
-
-def _by_depth(changes: Iterable[Change], depth: int) -> dict[str, list[Change]]:
-    """The changes by the first segments of their keys, never by their last."""
-    groups: dict[str, list[Change]] = {}
-    for change in changes:
-        parts = change.key.split(".")
-        groups.setdefault(".".join(parts[:-1][:depth]) or change.key, []).append(change)
-    return groups
-
-
-def _together(name: str, changes: list[Change]) -> ModuleChange:
-    total = Change(name, 0)
-    for change in changes:
-        total = _sum(total, change)
-    return ModuleChange(total, len(changes), sum(bool(change.changed) for change in changes))

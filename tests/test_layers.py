@@ -24,7 +24,7 @@ LAYERS = (
     "reading",
     "architectures",
     "dialects",
-    "compare pairing guessing identification values",
+    "compare pairing guessing identification changes values",
     "plugins causes",
     "plans solving",
     "planning",

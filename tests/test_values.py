@@ -17,9 +17,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from ckptool import CkptError, diff, read
+from ckptool.changes import Change, Values
 from ckptool.cli import main
 from ckptool.tensors import Inline, LazyTensor, TensorSpec
-from ckptool.values import Change, Values, compare_values
+from ckptool.values import compare_values
 
 RANDOM = numpy.random.default_rng(0)
 

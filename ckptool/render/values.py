@@ -9,7 +9,7 @@ from ckptool.errors import counted, printable
 from ckptool.render.words import number, shortened, table
 
 if TYPE_CHECKING:
-    from ckptool.values import Change, Values
+    from ckptool.changes import Change, Values
 
 _HEAD = ["elements", "relative L2", "max |Δ|", "1 - cosine"]
 

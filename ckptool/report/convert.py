@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ckptool.errors import printable
+from ckptool.errors import listed, printable
 from ckptool.plugins import EXACT, describe
 from ckptool.render import convert as convert_text
 from ckptool.render.words import size, spec_text
@@ -18,6 +18,7 @@ from ckptool.report.page import (
     Column,
     Grid,
     Page,
+    Point,
     Row,
     Status,
     class_words,
@@ -86,7 +87,7 @@ def conversion_page(
         _verdict(result),
         facts=tuple(facts),
         heading="What to know",
-        points=tuple(point("note", note) for note in notes),
+        points=tuple(point("note", note) for note in notes) + _alike(prepared),
         statuses=_EDITS,
         columns=(
             Column("before", TEXT, "under the same key in the source"),
@@ -102,6 +103,11 @@ def conversion_page(
         chart="relative error" if any(_worst(costs) for costs in measured.values()) else "",
         grids=(_steps(plan),),
     )
+
+
+def _alike(prepared: Prepared) -> tuple[Point, ...]:
+    names = listed(prepared.also_fits, 8)
+    return (point("note", f"also fits, with the same plan: {names}"),) if names else ()
 
 
 def _verdict(result: Result | None) -> tuple[tuple[bool | None, str], ...]:

@@ -27,8 +27,8 @@ from ckptool.report.page import (
 )
 
 if TYPE_CHECKING:
+    from ckptool.changes import Change
     from ckptool.diagnose import Diff
-    from ckptool.values import Change
 
 _DIFFERENCES = (
     Status("ok", "", "fits"),

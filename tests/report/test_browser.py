@@ -132,7 +132,7 @@ def test_a_click_descends_and_the_path_leads_back(diff: Opened) -> None:
     diff.tab.locator("#path").get_by_role("button", name="neck").click()
     assert diff.count() == "6 of 17 tensors in neck"
     diff.tab.locator("#path").get_by_role("button", name="all tensors").click()
-    assert diff.count() == "17 of 17 tensors"
+    assert diff.count() == "all 17 tensors"
 
 
 def test_the_keyboard_alone_is_enough(diff: Opened) -> None:
@@ -150,7 +150,7 @@ def test_the_keyboard_alone_is_enough(diff: Opened) -> None:
     assert diff.count() == "2 of 17 tensors in neck.0"
     press("Escape")
     press("Escape")
-    assert diff.count() == "17 of 17 tensors"
+    assert diff.count() == "all 17 tensors"
     # One stop for Tab in the whole map.
     assert diff.tab.locator('#map g[tabindex="0"]').count() == 1
 

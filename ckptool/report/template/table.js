@@ -71,8 +71,9 @@ const show = () => {
   }
   $("table").tBodies[0].replaceChildren(...view.slice(0, most).map(line));
   const where = focus.path ? ` in ${focus.path}` : "";
-  const shown = Math.min(most, view.length);
-  $("count").textContent = `${shown < view.length ? `the first ${count(shown)} of ` : ""}${count(view.length)} of ${count(rows.length)} tensors${where}`;
+  const shown = Math.min(most, view.length), all = view.length === rows.length;
+  const first = shown < view.length ? `the first ${count(shown)} of ` : all ? "all " : "";
+  $("count").textContent = `${first}${all ? "" : `${count(view.length)} of `}${count(rows.length)} tensors${where}`;
   $("more").hidden = shown >= view.length;
   $("more").textContent = `Show ${count(Math.min(PORTION, view.length - shown))} more`;
   $("clear").hidden = !(focus.path || picked || words.text || words.kinds.size);
