@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before.")
 @click.option("--force", is_flag=True, help="Replace outputs that the journal does not know.")
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Worker processes.")
-@click.option("--memory", metavar="SIZE", default="4GiB", help="The most for a worker's data.")
+@click.option("--memory", metavar="SIZE", help="The most for a worker's data; 4GiB here.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="Who works.")
 @click.option("--address", metavar="HOST:PORT", help="A Ray cluster's; by default this machine's.")
 @conversion_options
@@ -41,7 +41,7 @@ def batch(
     retry_failed: bool,
     force: bool,
     jobs: int | None,
-    memory: str,
+    memory: str | None,
     engine: str,
     address: str | None,
     weights: str | None,
@@ -76,7 +76,7 @@ def batch(
         weights,
         Options(**options),
         parse_size(max_shard_size) if max_shard_size else None,
-        parse_size(memory),
+        parse_size(memory) if memory else None,
     )
     try:
         with _progress() as progress:

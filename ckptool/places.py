@@ -12,6 +12,10 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import ByteFile, MemoryFile, Readable
 from ckptool.remote.urls import is_url
 
+_OF_FILES = tuple(
+    ".safetensors .pth .pt .ckpt .bin .pkl .npz .weights .json .metadata .tar .pyth".split()
+)
+
 
 def open_bytes(path: str) -> Readable:
     """The open file of a path."""
@@ -23,12 +27,12 @@ def open_bytes(path: str) -> Readable:
 
 
 def is_folder(path: str) -> bool:
-    """Whether the path is that of a folder; a URL with a suffix is taken for a file's."""
+    """Whether the path is that of a folder; a URL with a file's suffix is not asked about."""
     if not is_url(path):
         return os.path.isdir(path)
     if path.endswith("/"):
         return True
-    if path.startswith("http") or "." in path.rpartition("/")[2]:
+    if path.startswith("http") or path.endswith(_OF_FILES):
         return False
     from ckptool.remote import stores
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckptool.architectures import find
 from ckptool.conversion import refuse_contradictions
@@ -20,6 +20,7 @@ from ckptool.reading import read
 from ckptool.remote.urls import is_url
 
 JOURNAL = "ckptool-batch.jsonl"
+MEMORY = 4 << 30  # bytes of data that a worker of this machine may have unless it is said
 
 
 @dataclass(slots=True)
@@ -108,7 +109,8 @@ def batch(
 
             running = on_ray(job, tasks, address)
         else:
-            running = run_all(job, tasks, workers or processors())
+            bounded = replace(job, memory=job.memory or MEMORY)
+            running = run_all(bounded, tasks, workers or processors())
         with closing(running) as outcomes:  # type: ignore[type-var]
             for outcome in outcomes:
                 book.add(outcome)

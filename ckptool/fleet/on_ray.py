@@ -27,6 +27,15 @@ def run_all(job: Job, tasks: Iterator[Task], address: str | None) -> Iterator[Ou
     options = {"num_cpus": 1, "max_retries": 0}
     if job.memory is not None:
         options["memory"] = job.memory
+        largest = max((node["Resources"].get("memory", 0) for node in ray.nodes()), default=0)
+        if largest < job.memory:
+            ray.shutdown()
+            raise CkptError(
+                f"no node of the cluster has {job.memory:,} bytes for a worker: "
+                f"the largest has {largest:,.0f}",
+                hint="--memory LESS",
+                code="batch.memory",
+            )
     remote = ray.remote(**options)(_run)
     under_way: dict[Any, tuple[Task, int]] = {}
     more = True

@@ -177,3 +177,21 @@ def test_a_fleet_in_a_bucket(
     again = batch(words, out, job, workers=1)
     assert {*again.causes} == {"not-a-checkpoint.html"}
     assert found.journal == "ckptool-batch.jsonl"
+
+
+def test_a_folder_that_torch_writes(source: str, client: Any) -> None:
+    """What names the other files is sent last, and the folder is read by its name alone."""
+    output = f"s3://{BUCKET}/steps/100.dcp"
+    result = ckptool.convert(source, output)
+    assert result.output == output
+    written = [entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key.rpartition("/")[2] for key in written if "steps" in key] == [
+        ".metadata",
+        "__0_0.distcp",
+        "ckptool.json",
+    ]
+    opened = read(output)
+    assert opened.path == f"{output}/.metadata"
+    assert opened["layer.3.weight"].tobytes() == STATE["layer.3.weight"].numpy().tobytes()
+    with pytest.raises(OutputError, match="exists already"):
+        ckptool.convert(source, output)
