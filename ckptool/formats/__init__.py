@@ -1,4 +1,4 @@
-"""File formats: one module each, found by content. FORMATS is tried in order.
+"""File formats: one module each, found by content, tried in the order of `formats`.
 
 A format is a module with NAME, `sniff(head, file)` and `read(file)`; darknet comes first, since it
 is known by the file's name alone.
@@ -7,7 +7,7 @@ is known by the file's name alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -32,20 +32,7 @@ class Format(Protocol):
         """What the file holds; nothing but headers is read."""
 
 
-# A module is imported when the ones before it did not recognise a file: few files need them all.
-FORMATS = (
-    "darknet",
-    "safetensors",
-    "npz",
-    "torch_zip",
-    "torch_legacy",
-    "torch_tar",
-    "dcp",
-    "pickled",
-)
 _HEAD = 4096
-
-
 WRITERS = {
     ".safetensors": "safetensors_writer",
     ".pth": "torch_zip_writer",
@@ -55,6 +42,30 @@ WRITERS = {
     ".pkl": "numpy_pickle_writer",
     ".weights": "darknet_writer",
 }
+
+
+def formats() -> Iterator[Format]:
+    """The formats in the order in which they are tried.
+
+    Each is imported when the ones before it did not recognise a file, since few files need them
+    all: by statements, so that no name is ever looked up while a file is read.
+    """
+    from ckptool.formats import darknet, safetensors
+
+    yield darknet
+    yield safetensors
+    from ckptool.formats import npz, torch_zip
+
+    yield npz
+    yield torch_zip
+    from ckptool.formats import torch_legacy
+
+    yield torch_legacy
+    from ckptool.formats import dcp, pickled, torch_tar
+
+    yield torch_tar
+    yield dcp
+    yield pickled
 
 
 def writer_for(path: str) -> Callable[[Output, Payload], None]:
@@ -90,8 +101,7 @@ def read_contents(file: Readable, *, darknet_meant: bool = False) -> Contents:
 def _read_one(file: Readable, *, darknet_meant: bool = False) -> Contents:
     """What one file holds: an index of shards is none, so that a shard cannot be an index."""
     head = _head(file)
-    for name in FORMATS:
-        module = cast(Format, import_module(f"ckptool.formats.{name}"))
+    for module in formats():
         if module.sniff(head, file):
             return module.read(file)
     from ckptool.formats import darknet, foreign

@@ -29,12 +29,14 @@ import numpy.lib.stride_tricks
 from ckptool.checkpoint import WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError
+from ckptool.formats import folders, foreign, formats, sharded, tiles
 from ckptool.reading import open_file, read
 
 MOST_SECONDS = 30  # of CPU, for one case; one that never ends is killed
 MOST_MEMORY = 6 << 30
 
 # What the readers import on first use, and the codecs that they name.
+ON_FIRST_USE = (*formats(), folders, foreign, sharded, tiles)
 numpy.dtype(ml_dtypes.bfloat16)
 for _codec in ("utf-8", "ascii", "latin-1", "raw-unicode-escape"):
     b"a".decode(_codec)
@@ -189,9 +191,10 @@ def _mutants(path: str, kind: str, first: int, last: int) -> dict[str, Any]:
 
 
 def _profiled(path: str) -> list[str]:
-    """What the package's own code calls while the file is read: every function outside it by name,
+    """What the package's own code calls while the file is read.
 
-    as `package.function` if it is in Python, and the modules of the package that are entered.
+    Every function outside the package by name, as `package.function` if it is in Python, and the
+    modules of the package that are entered.
     """
     seen: set[str] = set()
 
