@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from ckptool import architectures
 from ckptool.architectures import frozen
 from ckptool.architectures.spec import Summary
+from ckptool.cli import main
 from ckptool.errors import ArchitectureError
 
 PLUGIN = """
@@ -280,3 +282,18 @@ def test_what_another_package_raises_is_one_sentence(
         architectures.find("sad_det")
 
     assert caught.value.message == "`sad_det` cannot be built: KeyError: 'sad_det'"
+
+
+def test_the_json_of_archs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["archs", "*_d7", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["archs"]
+    assert "effdet" in found.pop("dialects")
+    assert found == {
+        "name": "tf_efficientdet_d7",
+        "family": "effdet",
+        "keys": 1818,
+        "parameters": 51871782,
+        "num_classes": 90,
+        "image_size": [1536, 1536],
+        "needs": ["effdet", "timm", "torch"],
+    }
