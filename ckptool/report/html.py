@@ -12,6 +12,7 @@ from typing import Any
 from ckptool.errors import CkptError, OutputError, quoted
 from ckptool.files import ByteFile
 from ckptool.formats.atomic import replace_text
+from ckptool.formats.target import refuse_target
 from ckptool.report.page import TEXT, Cell, Page
 from ckptool.version import VERSION
 
@@ -26,8 +27,8 @@ _START = b"<!doctype html><!-- ckptool -->"
 def check_target(path: str) -> None:
     """Refuse, before any work is done, a file that a page cannot be written to.
 
-    Raises: OutputError for another suffix, or a file that is no page of ckptool; CkptError where
-    Jinja2 is not installed.
+    Raises: OutputError for another suffix, no folder, or a file that is no page of ckptool;
+    CkptError where Jinja2 is not installed.
     """
     if not path.lower().endswith(SUFFIXES):
         raise OutputError(
@@ -35,7 +36,7 @@ def check_target(path: str) -> None:
             hint=f"--html {os.path.splitext(path)[0]}.html",
             code="output.suffix",
         )
-    if os.path.exists(path):
+    if refuse_target(path, force=True) is not None:
         file = ByteFile(path)
         if file.read(0, min(file.size, len(_START))) != _START:
             raise OutputError(

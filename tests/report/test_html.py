@@ -143,6 +143,12 @@ def test_only_a_page_is_replaced_by_a_page(
     assert main(["inspect", str(file), "--html", str(other)]) == 2
     assert "there already, and not a page that ckptool wrote" in capsys.readouterr().err
     assert other.read_text() == "<html>mine"
+    nowhere = tmp_path / "none" / "page.html"
+    assert main(["inspect", str(file), "--html", str(nowhere)]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"error: `{nowhere}`: there is no folder `{nowhere.parent}`\n",
+    )
     page = tmp_path / "page.html"
     assert main(["inspect", str(file), "--html", str(page)]) == 0
     assert capsys.readouterr().err == f"page: {page}\n"
@@ -188,6 +194,17 @@ def test_a_dry_run_has_a_page_of_the_plan(tmp_path: Path, pages: dict[str, Path]
     assert main(["convert", str(file), "--dtype", "fp16", "--dry-run", "--html", str(page)]) == 0
     assert "a plan: nothing was written" in page.read_text()
     assert "to float16" in page.read_text()
+
+
+def test_a_file_without_weights_that_are_chosen_has_a_page(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    state = {"a.weight": torch.ones(4), "a.bias": torch.ones(4)}
+    other = {"a.weight": torch.ones(4), "b.bias": torch.ones(4)}
+    file, page = tmp_path / "many.pth", tmp_path / "page.html"
+    torch.save({"generator": state, "discriminator": other}, file)
+    assert main(["inspect", str(file), "--html", str(page)]) == 0
+    assert "generator" in page.read_text()
+    assert "discriminator" in page.read_text()
 
 
 def test_a_page_says_the_same_each_time(tmp_path: Path, pages: dict[str, Path]) -> None:
