@@ -144,6 +144,8 @@ def test_a_box_head_of_torchvision_for_another_class_count() -> None:
         "wanted 84: 1 anchor of 21 classes, the background among them with 4 rows each; "
         "the head and what reads it from one configuration"
     )
+    with pytest.raises(IndexError, match="out of bounds for dimension 1 with size 7"):
+        losses(model, images, targets)
 
 
 def test_outputs_that_are_not_finite() -> None:

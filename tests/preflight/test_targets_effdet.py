@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from detectors_made import SIZE, bench, bench_of_losses, effdet_batch, losses
+from detectors_made import SIZE, bench, bench_of_losses, copied, effdet_batch, losses
 from proofs import Fault, assert_found, assert_proved, cell, put
 
 from ckptool import check
@@ -288,3 +288,23 @@ def test_a_bare_network_reads_no_targets() -> None:
         "note target-unread: `EfficientDet` takes no targets, wanted a `DetBenchTrain`; "
         "effdet.DetBenchTrain(model)"
     )
+
+
+def test_a_bench_without_a_labeler_wants_anchors_that_are_labelled() -> None:
+    """effdet's loader labels them where it is asked to; boxes alone are not read then."""
+    from effdet import DetBenchTrain
+
+    model = DetBenchTrain(copied(bench()).model, create_labeler=False).train()
+    images, targets = effdet_batch()
+    (finding,) = check(model, images, targets).findings
+    assert (finding.code, finding.severity, finding.where) == ("target-keys", "error", "targets")
+    assert "wanted `label_num_positives`, `label_cls_0`" in finding.message
+    with pytest.raises(AssertionError):
+        losses(model, images, targets)
+    labelled = bench().anchor_labeler.batch_label_anchors(targets["bbox"], targets["cls"])
+    classes, boxes, positives = labelled
+    ready = {"label_num_positives": positives}
+    for level, (cls, box) in enumerate(zip(classes, boxes, strict=True)):
+        ready |= {f"label_cls_{level}": cls, f"label_bbox_{level}": box}
+    assert check(model, images, ready).findings == ()
+    assert losses(model, images, ready)
