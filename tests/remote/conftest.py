@@ -22,6 +22,7 @@ def _s3_server() -> Iterator[S3]:
 def bucket(_s3_server: S3) -> S3:
     """Moto's S3, without faults."""
     _s3_server.faults.clear()
+    _s3_server.refused.clear()
     _s3_server.sent = 0
     return _s3_server
 

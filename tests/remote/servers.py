@@ -22,7 +22,8 @@ class Web:
     """A folder served over HTTP; `faults` are carried out one per GET, from the front.
 
     A fault is a status, `cut` (the connection ends in the middle), `short` (less than was asked
-    for, and the header says so), `slow`, or `ok`. `sent` counts the bytes of all bodies.
+    for, and the header says so), `slow`, `stall` (nothing for a second), or `ok`. `sent` counts the
+    bytes of all bodies.
     """
 
     folder: Path
@@ -110,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         more = {"ETag": etag} if etag else {}
         if match:
             more["Content_Range"] = f"bytes {start}-{stop - 1}/{size}"
+        if fault == "stall":
+            time.sleep(1.0)
         self._start(206 if match else 200, stop - start, **more)
         self._send(path, start, stop, fault)
 
@@ -134,18 +137,22 @@ class Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class S3:
-    """Moto's S3 with one bucket. `faults` are carried out one per GET of an object: `ok`, `slow
-    down` (status 503), or `cut`.
+    """Moto's S3 with one bucket. `faults` are carried out one per GET of an object, and `refused`
+    one per PUT: `ok`, `slow down` (status 503), or `cut`.
     """
 
     url: str
     faults: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
     sent: int = 0
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
-        is_object = environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"].count("/") > 1
-        fault = self.faults.pop(0) if is_object and self.faults else "ok"
+        method, named = environ["REQUEST_METHOD"], environ["PATH_INFO"].count("/") > 1
+        is_object = method == "GET" and named
+        faults = {"GET": self.faults, "PUT": self.refused}.get(method, [])
+        fault = faults.pop(0) if named and faults else "ok"
         if fault == "slow down":
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start("503 Slow Down", [("Content-Type", "application/xml")])
             return [b"<Error><Code>SlowDown</Code><Message>Please reduce.</Message></Error>"]
         body = b"".join(self._moto(environ, start))

@@ -117,6 +117,16 @@ def test_a_conversion_survives(name: str, server: Web, tmp_path: Path) -> None:
     assert stores.traffic.retries == len(hurt)
 
 
+def test_a_connection_that_says_nothing_is_given_up(
+    server: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "_QUIET", 0.3)
+    torch.save(STATE, server.folder / "x.pth")
+    server.faults += ["stall", "ok", "stall"]
+    assert len(read(f"{server.url}/x.pth")) == len(STATE)
+    assert stores.traffic.retries == 2
+
+
 def test_every_byte_is_fetched_once(server: Web, tmp_path: Path) -> None:
     """To hash, to convert and to prove a file are three ways through it."""
     torch.save(STATE, server.folder / "x.pth")

@@ -71,6 +71,24 @@ def test_from_s3_to_s3_is_what_it_is_locally(
     assert size <= bucket.sent - len(body) < size * 2
 
 
+def test_a_throttled_upload_goes_on_or_leaves_nothing(
+    source: str, client: Any, bucket: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    output = f"s3://{BUCKET}/out/out.safetensors"
+    bucket.refused += ["ok", "slow down", "slow down"]
+    assert ckptool.convert(source, output).verified
+    assert not bucket.refused
+    client.delete_object(Bucket=BUCKET, Key="out/out.safetensors")
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
+    bucket.refused += ["ok", *["slow down"] * 50]
+    with pytest.raises(OutputError, match=r"out\.safetensors`: cannot be written: "):
+        ckptool.convert(source, output)
+    assert keys(client) == ["in/x.pth"]
+    assert under_way(client) == []
+
+
 @pytest.mark.parametrize("reason", [OSError("gone"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_an_aborted_upload_leaves_no_object(
     reason: BaseException, source: str, client: Any, monkeypatch: pytest.MonkeyPatch
