@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 import ckptool
 from ckptool.cli import main
+from ckptool.conversion import applied, prepare
 from ckptool.errors import PlanError
+from ckptool.planning import Options
+from ckptool.render.convert import plan_text, result_text
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "d0.pth"
 Run = Callable[..., tuple[int, str, str]]
@@ -263,3 +266,15 @@ def test_classes_without_a_row_are_named(run: Run, folder: Path) -> None:
     assert "it fits tf_efficientdet_d0 with 3 classes: load_state_dict(strict=True) succ" in out
     _, out, _ = run("convert", "d0.pth", "--num-classes", "4")
     assert "0 of 4 classes kept, 4 newly initialised; `--class-map` keeps the rows of" in out
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_lines_fit_the_terminal(folder: Path, width: int) -> None:
+    """However many classes are new, and whatever they are called."""
+    options: dict[str, Any] = {"num_classes": 601, "class_map": "coco90:openimages"}
+    prepared = prepare("d0.pth", options=Options(**options, dtype="bf16"))
+    result = ckptool.convert("d0.pth", "o.pth", **options, dtype="bf16")
+    plan = plan_text(prepared.plan, applied(prepared), prepared.also_fits, width)
+    shown = [*plan.splitlines(), *result_text(result, width).splitlines()]
+    assert max(map(len, shown)) <= width
+    assert "and 502 more" in " ".join(" ".join(shown).split())

@@ -71,7 +71,7 @@ def result_text(found: Result, width: int = 100) -> str:
     """What `convert` shows: that the file is there and proven, what was done, and what it cost."""
     lines = [
         f"{printable(found.output)}: {size(found.nbytes)}, written, read back and proven",
-        verdict(found),
+        *wrapped(verdict(found), width, "", "  "),
         "",
         *_steps(found.plan, width),
         *_remarks(found.notes, found.dropped, found.measured, found.also_fits, width),
