@@ -127,4 +127,9 @@ def _steps(plan: Plan) -> Grid:
         (str(number), step.edit, f"{step.keys:,}", step.grade, describe(step.edit, step.options))
         for number, step in enumerate(plan.steps, 1)
     )
-    return Grid("Plan", ("step", "edit", "keys", "class", "what"), rows, plan.signature)
+    return Grid(
+        "Plan",
+        ("step", "edit", "keys", "class", "what"),
+        rows,
+        f"for weights with the signature {plan.signature}",
+    )

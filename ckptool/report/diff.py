@@ -61,21 +61,20 @@ def diff_page(found: Diff) -> Page:
         Column("cause", TEXT, "the number of the cause"),
     ]
     if found.values:
-        columns += [
+        columns = [
             Column("changed", SHARE, "the share of elements whose values differ"),
             Column("relative L2", BAR, "length of the difference over length of the wanted"),
             Column("max |Δ|", NUMBER, "largest difference of two values"),
-            Column("cosine", NUMBER),
+            Column("1 - cosine", NUMBER),
+            *columns,
         ]
     rows = []
     for key in dict.fromkeys([*found.wanted, *found.found, *kinds]):
         have, want = found.found.get(key), found.wanted.get(key)
         spec, change = have or want, changes.get(key)
         nbytes = spec.nbytes if spec else 0
-        cells: tuple[Cell, ...] = (spec_text(have), spec_text(want), nbytes)
-        cells += (", ".join(numbers.get(key, ())),)
-        if found.values:
-            cells += _changed(change)
+        cells: tuple[Cell, ...] = _changed(change) if found.values else ()
+        cells += (spec_text(have), spec_text(want), nbytes, ", ".join(numbers.get(key, ())))
         rows.append(Row(printable(key), _difference(kinds.get(key), change), nbytes, cells))
     return Page(
         "diff",
@@ -125,7 +124,9 @@ def _difference(kind: str | None, change: Change | None) -> int:
 def _changed(change: Change | None) -> tuple[Cell, ...]:
     if change is None:
         return (None, None, None, None)
-    return (change.share, change.relative_l2, change.max_abs, change.cosine)
+    cosine = change.cosine
+    apart = None if cosine is None else 1 - cosine
+    return (change.share, change.relative_l2, change.max_abs, apart)
 
 
 def _counted_facts(found: Diff) -> tuple[tuple[str, str], ...]:
