@@ -81,7 +81,7 @@ def test_a_suffix_that_no_format_has_is_refused(name: str, tmp_path: Path) -> No
     path = source(tmp_path)
     with pytest.raises(OutputError, match="no format is written under the suffix") as caught:
         ckptool.convert(path, tmp_path / name)
-    assert caught.value.hint == "one of .safetensors .pth .pt .ckpt .bin .pkl .weights"
+    assert caught.value.hint == "one of .safetensors .pth .pt .ckpt .bin .pkl .weights .dcp"
     assert names(tmp_path) == ["source.pth"]
 
 

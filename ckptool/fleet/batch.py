@@ -90,7 +90,8 @@ def batch(
 
     What the journal has as done, and is unchanged, is not done again; what failed is tried again
     with `retry_failed`, or when the input changed. An output that no journal knows is not replaced
-    without `force`. `engine` is `local`, with so many `workers`, or `ray`.
+    without `force`. `engine` is `local`, with so many `workers`, or `ray`. The workers import the
+    script that calls this, which must do so under `if __name__ == "__main__"`.
 
     Raises: CkptError for what is wrong with the batch as a whole, before anything is done.
     """

@@ -77,7 +77,7 @@ def writer_for(path: str) -> Callable[[Output, Payload], None]:
     if suffix not in WRITERS:
         raise OutputError(
             f"{quoted(path)}: no format is written under the suffix {quoted(suffix)}",
-            hint=f"one of {' '.join(WRITERS)}",
+            hint=f"one of {' '.join(WRITERS)} .dcp",
             code="output.suffix",
         )
     module = import_module(f"ckptool.formats.{WRITERS[suffix]}")
