@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable
-from ckptool.render.words import format_name, number, shortened, size, spec_json, spec_text, table
+from ckptool.render.words import (
+    fitted,
+    format_name,
+    number,
+    shortened,
+    size,
+    spec_json,
+    spec_text,
+    table,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from ckptool.checkpoint import WeightSet
@@ -97,20 +107,23 @@ def inspection_text(
         rows = [["key", "min", "max", "mean", "non-finite", "zeros"]]
         rows += [
             [
-                printable(key),
+                key,
                 *(_short(value) for value in (item.minimum, item.maximum, item.mean)),
                 f"{item.non_finite:,}",
                 f"{item.zero_share:.1%}",
             ]
             for key, item in found.statistics.items()
         ]
-        lines += ["", *table(rows, "")]
+        lines += ["", *fitted(rows, width, "")]
     if found.findings:
-        lines += ["", "findings", *(f"  {item.message}" for item in found.findings)]
+        lines += ["", "findings"]
+        for finding in found.findings:
+            lines += wrapped(finding.message, width, "  ", "    ")
     if found.globals:
         names = ", ".join(printable(item.name) for item in found.globals[:12])
         more = f" and {len(found.globals) - 12} more" if len(found.globals) > 12 else ""
-        lines += ["", f"globals named, none of them touched: {names}{more}"]
+        said = f"globals named, none of them touched: {names}{more}"
+        lines += ["", *wrapped(said, width, "", "  ")]
     if found.origin:
         lines += ["", *_origin_text(found.origin)]
     return "\n".join(lines)

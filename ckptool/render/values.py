@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import counted, printable
-from ckptool.render.words import number, shortened, table
+from ckptool.errors import counted
+from ckptool.render.words import fitted, number
 
 if TYPE_CHECKING:
     from ckptool.changes import Change, Values
@@ -54,7 +53,7 @@ def values_text(found: Values, limit: int, width: int) -> list[str]:
     for module in modules:
         touched = f"{module.changed:,} of {module.tensors:,}"
         rows.append([module.total.key, touched, *_numbers(module.total)])
-    lines += ["", *_cut(rows, width)] if modules else []
+    lines += ["", *fitted(rows, width)] if modules else []
     if modules and untouched:
         lines.append(f"  unchanged: {counted(untouched, 'more module')}")
     counters = found.counters
@@ -65,7 +64,7 @@ def values_text(found: Values, limit: int, width: int) -> list[str]:
     shown = changed[: limit or None]
     rows = [["changed most", *_HEAD]]
     rows += [[change.key, *_numbers(change)] for change in shown]
-    lines += ["", *_cut(rows, width)]
+    lines += ["", *fitted(rows, width)]
     if len(shown) < len(changed):
         lines.append(f"  and {len(changed) - len(shown):,} more; --limit 0 shows every tensor")
     return lines
@@ -130,21 +129,6 @@ def _percent(share: float) -> str:
     if 0.9999 < share < 1:
         return ">99.99 %"
     return f"{share:.2%}".replace("%", " %")
-
-
-def _cut(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The rows as a table of at most that width: the first column gives way."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
-    room = max(width - sum(widths) - 2 * len(widths) - 2, 20)
-    return table(
-        [
-            [
-                shortened(printable(row[0], 500), room),
-                *(cell.rjust(wide) for cell, wide in zip(row[1:], widths, strict=True)),
-            ]
-            for row in rows
-        ]
-    )
 
 
 def _change_json(change: Change) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import CkptError
+from ckptool.errors import CkptError, printable
 
 if TYPE_CHECKING:
     from ckptool.tensors import TensorSpec
@@ -56,6 +56,22 @@ def table(rows: Sequence[Sequence[str]], indent: str = "  ") -> list[str]:
         ]
         lines.append((indent + "  ".join(cells)).rstrip())
     return lines
+
+
+def fitted(rows: Sequence[Sequence[str]], width: int, indent: str = "  ") -> list[str]:
+    """A table of at most that width: the keys in its first column give way, numbers stay right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][1:]
+    room = max(width - sum(widths) - 2 * len(widths) - len(indent), 20)
+    return table(
+        [
+            [
+                shortened(printable(row[0], 500), room),
+                *(cell.rjust(wide) for cell, wide in zip(row[1:], widths, strict=True)),
+            ]
+            for row in rows
+        ],
+        indent,
+    )
 
 
 def spec_text(spec: TensorSpec | None) -> str:
