@@ -18,3 +18,6 @@ sweep:
 
 freeze:
 	@python=$$(.ci/env test) && $$python -m ckptool.architectures.freezing
+
+bench:
+	@python=$$(.ci/env bench) && $$python -m benchmarks --only "$(ONLY)"

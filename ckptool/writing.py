@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
+from time import perf_counter
 
 from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
@@ -44,6 +45,7 @@ class Result:
 
     `dropped` are the keys that are not in the output, `measured` what the edits cost, by key;
     `fits_strict` whether the output fits its target, None if it has none. `sha256` is the source's.
+    `seconds` are those of writing, of verifying, and of what the disk took longer than that.
     """
 
     input: str
@@ -57,6 +59,7 @@ class Result:
     measured: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     also_fits: tuple[str, ...] = ()
     fits_strict: bool | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def carry_out(
@@ -85,6 +88,7 @@ def carry_out(
     form = formed(output, checkpoint, weights, prepared.target, sharded=sharded)
     weights = form.weights
     total = sum(tensor.nbytes for tensor in weights.tensors.values())
+    times = [perf_counter()]
     with workers() as pool, hashing(files, pool) as hashed:
         text = provenance(plan, checkpoint, weights, hashed)
         counter = _counter("write", total, progress)
@@ -95,9 +99,11 @@ def carry_out(
         def check(path: str) -> Proof:
             said = {**form.said, KEY: text(True)} if form.traced else form.said
             progressed = _counter("verify", total, progress)
+            times.append(perf_counter())
             proof = prove(path, weights, said, progressed, pool, form.reopen)
             for file in files:
                 file.check_unchanged()
+            times.append(perf_counter())
             return proof
 
         try:
@@ -107,6 +113,8 @@ def carry_out(
         except VerificationError as error:
             raise error.located(quoted(output)) from None
         hashes = hashed.result()
+        times.append(perf_counter())
+    phases = zip(("write", "verify", "flush"), times, times[1:], strict=False)
     notes = [*told(checkpoint.weights), *(note for result in applied for note in result.notes)]
     return Result(
         checkpoint.path,
@@ -120,6 +128,7 @@ def carry_out(
         written.proof.measured,
         prepared.also_fits,
         _fits(prepared.target, written.proof),
+        {name: end - start for name, start, end in phases},
     )
 
 

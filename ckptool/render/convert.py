@@ -59,6 +59,7 @@ def result_json(found: Result) -> dict[str, Any]:
         "fits_strict": found.fits_strict,
         "bytes": found.nbytes,
         "sha256": found.sha256,
+        "seconds": {name: round(value, 3) for name, value in found.seconds.items()},
         "notes": list(found.notes),
         "measured": {
             key: {name: number(value) for name, value in values.items()}
