@@ -52,9 +52,11 @@ def run_all(job: Job, tasks: Iterator[Task], workers: int) -> Iterator[Outcome]:
                 assert worker.task is not None
                 try:
                     outcome = worker.connection.recv()
+                    worker.served += 1
+                    stillborn = 0
                 except (EOFError, OSError):
                     worker.process.join()
-                    stillborn = 0 if worker.served else stillborn + 1
+                    stillborn += not worker.served
                     outcome = died(worker.task, _how(worker.process.exitcode))
                     worker.connection.close()
                     crew.remove(worker)
@@ -72,7 +74,8 @@ def run_all(job: Job, tasks: Iterator[Task], workers: int) -> Iterator[Outcome]:
                     _give(worker, following)
                 yield outcome
         for worker in crew:
-            worker.connection.send(None)
+            with suppress(OSError):
+                worker.connection.send(None)
     except BaseException:
         for worker in crew:
             worker.process.terminate()
@@ -96,7 +99,6 @@ def _hired(context: Any, job: Job) -> _Worker:
 
 def _give(worker: _Worker, task: Task) -> None:
     worker.task = task
-    worker.served += 1
     with suppress(OSError):  # it is dead, which its silence will tell
         worker.connection.send(task)
 

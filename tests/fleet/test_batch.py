@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from files_made import BROKEN, fleet
 import ckptool
 from ckptool.cli import main
 from ckptool.errors import CkptError, OutputError, PlanError
+from ckptool.fleet import local
 from ckptool.fleet.batch import Summary, batch
 from ckptool.fleet.journal import entries
 from ckptool.fleet.local import run_all
@@ -211,6 +213,18 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert found.done == 1
     assert {*found.causes} == {"memory"}
     assert found.failed == 1
+
+
+def test_workers_that_die_as_they_start_are_not_replaced_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_serve", math.sqrt)  # it does not take what workers are given
+    words = [str(saved(tmp_path / f"{number}.pth")) for number in range(20)]
+    with pytest.raises(CkptError) as caught:
+        batch(words, str(tmp_path / "out"), HALF, workers=1)
+    assert caught.value.code == "worker.died"
+    assert caught.value.message.endswith("so did 3 before it, at once")
+    assert caught.value.hint == "--memory MORE, or fewer --jobs"
 
 
 def started(folder: Path, out: Path) -> subprocess.Popen[bytes]:
