@@ -153,10 +153,11 @@ def _measured(tensor: LazyTensor) -> TensorStatistics:
     magnitudes: Counter[int] = Counter()
     for chunk in tensor.chunks():
         values: Any = numpy.frombuffer(chunk, kind)
-        if DTYPES[tensor.dtype].kind == "c":
-            values = numpy.abs(values)
-        if DTYPES[tensor.dtype].kind == "f":
-            values = values.astype(numpy.float64, copy=False)
+        with numpy.errstate(invalid="ignore", over="ignore"):  # NaN that signals
+            if DTYPES[tensor.dtype].kind == "c":
+                values = numpy.abs(values)
+            if DTYPES[tensor.dtype].kind == "f":
+                values = values.astype(numpy.float64, copy=False)
         zeros += int((values == 0).sum())
         values = values[numpy.isfinite(values)]
         if values.size:

@@ -138,7 +138,8 @@ class _Pair:
         width = 2 if kind.kind == "c" else 1
         for start, stop in skipped:
             for block in self._blocks(self.wanted, start, stop):
-                numbers = _numbers(numpy.frombuffer(block, kind), width)
+                with numpy.errstate(invalid="ignore"):
+                    numbers = _numbers(numpy.frombuffer(block, kind), width)
                 numbers[~numpy.isfinite(numbers)] = 0
                 squares += float(numbers @ numbers)
         return replace(
@@ -186,9 +187,9 @@ def _measured(have: Any, want: Any, tolerance: tuple[float, float]) -> Change:
     import numpy
 
     parts = 2 if "c" in (have.dtype.kind, want.dtype.kind) else 1
-    found, wanted = _numbers(have, parts), _numbers(want, parts)
     non_finite = 0
-    with numpy.errstate(invalid="ignore", over="ignore"):
+    with numpy.errstate(invalid="ignore", over="ignore"):  # NaN that signals, infinities
+        found, wanted = _numbers(have, parts), _numbers(want, parts)
         delta = found - wanted
         squares = float(delta @ delta)
         if not math.isfinite(squares):

@@ -117,6 +117,14 @@ def test_what_is_no_number_on_one_side_only_is_counted_apart() -> None:
     assert change.max_abs == 1
 
 
+def test_nan_that_signal_are_nan() -> None:
+    wanted = numpy.full(600_000, 0x7FA00000, "u4").view("f4")
+    found = wanted.copy()
+    found[3] = 1
+    change = compared(found, wanted)
+    assert (change.changed, change.non_finite) == (1, 1)
+
+
 def test_equal_nan_are_equal_within_a_tensor_that_changed() -> None:
     wanted = numpy.full(600_000, numpy.nan, "f4")
     wanted[-1] = 1

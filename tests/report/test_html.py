@@ -118,6 +118,15 @@ def test_magnitudes_and_numbers_that_are_none(pages: dict[str, Path]) -> None:
     assert "infinite in float16" in text
 
 
+def test_nan_that_signal_are_counted_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file({"a": numpy.full(9, 0x7FA00000, "u4").view("f4")}, file)
+    assert main(["inspect", str(file), "--stats"]) == 0
+    assert "9 values in 1 tensor are not finite: `a`" in capsys.readouterr().out
+
+
 def test_a_page_of_d7_is_less_than_a_megabyte(tmp_path: Path) -> None:
     """With the statistics of every of its 1,818 tensors, of which each has all magnitudes."""
     specs = architectures.find("tf_efficientdet_d7").manifest()
