@@ -34,22 +34,27 @@ class Change:
 
     @property
     def relative_l2(self) -> float | None:
-        """The length of the difference as a share of the wanted one's; infinite if that is 0."""
+        """The length of the difference as a share of the wanted one's; infinite if that is 0.
+
+        Infinite, too, where the lengths themselves are beyond float64.
+        """
         if self.max_abs is None:
             return None
         if not self.delta_squares:
             return 0.0
-        if not self.wanted_squares:
+        if not self.wanted_squares or math.isinf(self.delta_squares):
             return math.inf
         return math.sqrt(self.delta_squares) / math.sqrt(self.wanted_squares)
 
     @property
     def cosine(self) -> float | None:
-        """The cosine between the two; 1 for the same, None where one of them is all zeros."""
+        """The cosine between the two; 1 for the same, None where a length is 0 or infinite."""
         if self.identical:
             return 1.0
         lengths = math.sqrt(self.found_squares) * math.sqrt(self.wanted_squares)
-        return max(-1.0, min(1.0, self.products / lengths)) if lengths else None
+        if not lengths or math.isinf(lengths):
+            return None
+        return max(-1.0, min(1.0, self.products / lengths))
 
     @property
     def counts(self) -> bool:

@@ -117,6 +117,13 @@ def test_what_is_no_number_on_one_side_only_is_counted_apart() -> None:
     assert change.max_abs == 1
 
 
+def test_lengths_beyond_float64_are_infinite_and_no_nan() -> None:
+    wanted = numpy.full(9, 1e200)
+    change = compared(-wanted, wanted)
+    assert (change.changed, change.max_abs, change.non_finite) == (9, 2e200, 0)
+    assert (change.relative_l2, change.cosine) == (numpy.inf, None)
+
+
 def test_nan_that_signal_are_nan() -> None:
     wanted = numpy.full(600_000, 0x7FA00000, "u4").view("f4")
     found = wanted.copy()
