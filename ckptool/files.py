@@ -14,6 +14,7 @@ from typing import Protocol
 from ckptool.errors import CkptError, FormatError, quoted
 
 BLOCK = 1 << 22
+_OTHERS = 256  # files that are open besides
 AGAIN = "download or copy the file again"  # the hint for damage
 
 
@@ -167,6 +168,17 @@ def sibling(path: str, name: str) -> str:
                 f"{quoted(name)} is a link that leads out of the folder", code="index.path"
             )
     return found
+
+
+def allow_open(count: int) -> None:
+    """Let so many more files be open at once, as far as the system lets us."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHERS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def is_plain(name: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from ckptool.checkpoint import Budget, Contents, Finding, Refused, Value
 from ckptool.dtypes import DType, find
 from ckptool.errors import CkptError, FormatError, UnsupportedError, counted, listed, quoted
-from ckptool.files import Readable
+from ckptool.files import Readable, allow_open
 from ckptool.formats.flat import FlatTree
 from ckptool.formats.globals import label
 from ckptool.formats.nodes import Call, DictNode, Global, ListNode, called, integers, pairs, text
@@ -191,6 +191,7 @@ def _opened(
     for name, start, length in items.values():
         wanted[name] = max(wanted.get(name, 0), start + length)
     files: dict[str, Readable] = {}
+    allow_open(len(wanted))
     for name, size in wanted.items():
         try:
             files[name] = open_bytes(sibling(path, name))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ckptool.checkpoint import Contents, Finding, GlobalName, Value, is_tree
 from ckptool.errors import CkptError, FormatError, listed, quoted
-from ckptool.files import Readable
+from ckptool.files import Readable, allow_open
 from ckptool.formats.flat import FlatTree
 from ckptool.formats.safetensors import parse_json
 from ckptool.places import open_bytes, sibling
@@ -35,6 +35,7 @@ def read(file: Readable, read_shard: Callable[[Readable], Contents]) -> Contents
     """
     index = parse_json(file.read(0, file.size).strip(), "index.json", fractions=True)
     places = _places(index)
+    allow_open(len(set(places.values())))
     shards = {name: _shard(file.path, name, read_shard) for name in dict.fromkeys(places.values())}
     values: dict[str, Value] = {}
     for key, name in places.items():

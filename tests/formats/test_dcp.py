@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import random
+import resource
 import subprocess
 import sys
 import time
@@ -315,3 +317,42 @@ def test_many_tensors_of_the_same_many_pieces(tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         read(folder)
     assert time.monotonic() - start < 20
+
+
+def test_mutants_are_read_or_refused(tmp_path: Path, count: Callable[[str, int], None]) -> None:
+    """Whatever single bytes are, the answer is a tensor or an error of ckptool's."""
+    folder = saved(tmp_path / "dcp", {"model": STATE, "epoch": 3})
+    generator = random.Random(0)
+    refused = 0
+    for name in (".metadata", "__0_0.distcp"):
+        data = (folder / name).read_bytes()
+        for _ in range(400):
+            mutant = bytearray(data)
+            for _ in range(generator.choice((1, 1, 2, 8))):
+                mutant[generator.randrange(len(mutant))] = generator.randrange(256)
+            (folder / name).write_bytes(mutant)
+            try:
+                for tensor in read(folder).values():
+                    tensor.tobytes()
+            except CkptError:
+                refused += 1
+        (folder / name).write_bytes(data)
+    assert 200 < refused < 800
+    count("mutants of a distributed checkpoint read or refused", 800)
+
+
+def test_a_file_for_each_tensor_is_more_than_may_be_open(tmp_path: Path) -> None:
+    """As torch writes it where it is told to; a shell lets 1,024 files be open."""
+    state = {f"k{number}": torch.tensor([float(number)]) for number in range(300)}
+    writer = checkpoint.FileSystemWriter(tmp_path / "dcp", single_file_per_rank=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checkpoint.save(state, storage_writer=writer, no_dist=True)
+    assert len(list((tmp_path / "dcp").glob("*.distcp"))) == 300
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        opened = read(tmp_path / "dcp")
+        assert [x.numpy()[0] for x in opened.values()] == list(range(300))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
