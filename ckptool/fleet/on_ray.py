@@ -78,7 +78,7 @@ def _joined(address: str | None) -> Any:
     except ImportError:
         raise UnsupportedError(
             "--engine ray needs ray, which is not installed",
-            hint="pip install ckptool[ray]",
+            hint="pip install 'ckptool[ray]'",
             code="unsupported.ray",
         ) from None
     try:

@@ -25,7 +25,7 @@ def write(folder: str, tensors: Mapping[str, LazyTensor]) -> None:
     except ImportError:
         raise UnsupportedError(
             "a torch.distributed.checkpoint folder is written by torch, which is not installed",
-            hint="pip install ckptool[live]",
+            hint="pip install 'ckptool[live]'",
             code="unsupported.torch",
         ) from None
     with warnings.catch_warnings():

@@ -12,6 +12,14 @@ from ckptool.errors import CkptError, FormatError, quoted
 from ckptool.remote.urls import shown
 
 _AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
+# Errors of the libraries below fsspec, which need not be installed, by the names of their classes:
+# aiohttp, botocore and httpx on what happens between here and there;
+_NETWORK = {"ClientError", "HTTPClientError", "TransportError", "ConnectionError"}
+_NETWORK |= {"IncompleteRead", "FSTimeoutError"}
+# those of them that stay as they are; and what is said by who finds nobody to be.
+_LASTING = {"InvalidURL", "UnsupportedProtocol", "CredentialRetrievalError"}
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}
+_NO_CREDENTIALS |= {"DefaultCredentialsError", "RefreshError", "LocalTokenNotFoundError"}
 
 
 class Changed(Exception):
@@ -37,9 +45,11 @@ def refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
     """The error for what is not there, is not allowed, or does not work."""
     name = quoted(shown(url))
     status = _status(error)
-    if isinstance(error, PermissionError) or status in (401, 403):
+    unknown = kinds(error) & _NO_CREDENTIALS
+    if isinstance(error, PermissionError) or status in (401, 403) or unknown:
+        why = "no credentials are found" if unknown else "no permission to read it"
         return CkptError(
-            f"{name}: no permission to read it",
+            f"{name}: {why}",
             hint="log in with the provider's own tool; its credentials are used",
             code="file.permission",
         )
@@ -59,8 +69,7 @@ def passing(error: BaseException) -> bool:
         return False
     if isinstance(error, (Short, TimeoutError, ConnectionError)):
         return True
-    named = {kind.__name__ for kind in type(error).__mro__}
-    if named & {"ClientError", "HTTPClientError", "IncompleteRead", "FSTimeoutError"}:
+    if kinds(error) & _NETWORK and not kinds(error) & _LASTING:
         return True
     return says(error, "SlowDown", "reduce your request rate", "503", "Service Unavailable")
 
@@ -98,5 +107,10 @@ def reason(error: BaseException) -> str:
         return f"the connection was cut: {error}"
     if status is not None:
         return f"the server answered {status}"
-    text = re.sub(r"\w+://\S+", "…", str(error))
+    text = re.sub(r"[\"'`]?\w+://\S+", "…", str(error))
     return f"{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def kinds(error: BaseException) -> set[str]:
+    """The names of an error's class and of those that it is derived from."""
+    return {kind.__name__ for kind in type(error).__mro__}

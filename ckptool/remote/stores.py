@@ -287,11 +287,12 @@ def _filesystem(url: str) -> Any:
             limits = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=_QUIET)
             return fsspec.filesystem(name, client_kwargs={"timeout": limits})
         return fsspec.filesystem(name)
-    except ImportError:
-        package = _PACKAGES.get(name, "fsspec")
+    except ImportError as error:
+        package = _PACKAGES.get(name)
+        what = package or "a package"
         raise UnsupportedError(
-            f"{quoted(shown(url))}: {name}:// needs {package}, which is not installed",
-            hint=f"pip install ckptool[remote] {package}",
+            f"{quoted(shown(url))}: {name}:// needs {what}, which is not installed",
+            hint="pip install 'ckptool[remote]'" if package else str(error),
             code="unsupported.remote",
         ) from None
     except ValueError:

@@ -58,7 +58,7 @@ def test_without_ray_it_is_said_what_to_install(
     (tmp_path / "a.pth").touch()
     with pytest.raises(UnsupportedError) as caught:
         batch([str(tmp_path / "a.pth")], str(tmp_path / "out"), Job(), engine="ray")
-    assert caught.value.hint == "pip install ckptool[ray]"
+    assert caught.value.hint == "pip install 'ckptool[ray]'"
 
 
 def test_without_a_cluster_it_is_said_how_to_start_one(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_without_the_packages_it_is_said_what_to_install(
     with pytest.raises(UnsupportedError) as caught:
         read("s3://bucket/x.pth")
     assert caught.value.message == "`s3://bucket/x.pth`: s3:// needs s3fs, which is not installed"
-    assert caught.value.hint == "pip install ckptool[remote] s3fs"
+    assert caught.value.hint == "pip install 'ckptool[remote]'"
 
 
 def test_a_scheme_that_nobody_knows() -> None:

@@ -213,3 +213,21 @@ def test_a_folder_that_torch_writes(source: str, client: Any) -> None:
     assert opened["layer.3.weight"].tobytes() == STATE["layer.3.weight"].numpy().tobytes()
     with pytest.raises(OutputError, match="exists already"):
         ckptool.convert(source, output)
+
+
+def test_without_credentials_it_is_said_who_has_them(
+    bucket: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import s3fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(CkptError) as caught:
+            read(f"s3://{BUCKET}/x.pth")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert caught.value.message == f"`s3://{BUCKET}/x.pth`: no credentials are found"
+    assert caught.value.hint == "log in with the provider's own tool; its credentials are used"
