@@ -81,12 +81,14 @@ class Values:
     """The changes of all tensors that both sides have in one shape, what changed most first.
 
     `edits` name what was done to the found side before: edits that preserve every value.
+    `left_out` are the keys that only one side has, or both in different shapes.
     """
 
     rtol: float
     atol: float
     tensors: tuple[Change, ...]
     edits: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def identical(self) -> int:

@@ -50,7 +50,7 @@ def compare_values(
         jobs = []
         for key, want in wanted.items():
             have = found.get(key)
-            if have is not None and have.shape == want.shape:
+            if have is not None and _is_comparable(have, want):
                 pair = _Pair(key, have, want)
                 jobs.append((pair, [pool.submit(pair.compare, *s, tolerance) for s in pair.spans]))
         done, total = 0, sum(pair.wanted.numel for pair, _ in jobs)
@@ -68,7 +68,14 @@ def compare_values(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return Values(rtol, atol, tuple(sorted(changes, key=rank)))
+    compared = {change.key for change in changes}
+    left_out = tuple(key for key in dict.fromkeys([*wanted, *found]) if key not in compared)
+    return Values(rtol, atol, tuple(sorted(changes, key=rank)), left_out=left_out)
+
+
+def _is_comparable(found: LazyTensor, wanted: LazyTensor) -> bool:
+    """Whether the shapes are the same; one element is one element, with an axis or without."""
+    return found.shape == wanted.shape or {found.shape, wanted.shape} == {(), (1,)}
 
 
 @dataclass(frozen=True, slots=True)

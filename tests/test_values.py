@@ -259,6 +259,18 @@ def test_other_names_for_the_same_values_are_undone_first(
     assert "  after: all 10 keys start with `module.`" in str(found)
 
 
+def test_what_cannot_be_compared_is_named(tmp_path: Path, weights: dict[str, Any]) -> None:
+    one = save(tmp_path / "a.safetensors", {**weights, "count": numpy.array(3)})
+    other = {key: value for key, value in weights.items() if key != "head.0.bias"}
+    other |= {"head.0.weight": numpy.ones(3, "f4"), "extra": numpy.ones(3, "f4")}
+    two = save(tmp_path / "b.safetensors", {**other, "count": numpy.array([4])})
+    values = compare_values(read(two), read(one))
+    assert sorted(values.left_out) == ["extra", "head.0.bias", "head.0.weight"]
+    assert [c.key for c in values.tensors if c.changed] == ["count"]
+    said = str(diff(two, like=one, values=True))
+    assert "  not compared, as only one file has them, or in another shape: `head.0." in said
+
+
 def test_an_architecture_has_no_values(tmp_path: Path, weights: dict[str, Any]) -> None:
     one = save(tmp_path / "a.safetensors", weights)
     with pytest.raises(CkptError, match="an architecture has no values to compare with") as caught:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import counted
-from ckptool.render.words import fitted, number
+from ckptool.errors import counted, listed
+from ckptool.render.words import fitted, number, wrapped
 
 if TYPE_CHECKING:
     from ckptool.changes import Change, Values
@@ -21,6 +21,7 @@ def values_json(found: Values) -> dict[str, Any]:
         "within": found.within,
         "identical": found.identical,
         "edits": list(found.edits),
+        "left_out": list(found.left_out),
         "tensors": [{"key": change.key, **_change_json(change)} for change in found.tensors],
         "modules": [
             {
@@ -44,6 +45,10 @@ def values_text(found: Values, limit: int, width: int) -> list[str]:
     lines = ["", f"values of {counted(count, 'tensor')} compared: {_tally(found)}"]
     if found.edits:
         lines += [f"  after: {edit}" for edit in found.edits]
+    if found.left_out:
+        names = listed(found.left_out, 3)
+        said = f"not compared, as only one file has them, or in another shape: {names}"
+        lines += wrapped(said, width, "  ", "    ")
     if not changed:
         return lines
     every = found.modules()
