@@ -31,7 +31,8 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
     """The files that are meant.
 
     A word is a path, a URL, a pattern with `*` of either, or `@FILE`, a file with one of them a
-    line. What a pattern finds keeps the folders below the part that has no `*`.
+    line. What a pattern finds keeps the folders below the part that has no `*`; a folder is not
+    meant where something inside it is found as well.
 
     Raises: CkptError for a pattern that finds nothing, or a list that cannot be read.
     """
@@ -40,6 +41,8 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
             yield from expanded(_lines(word[1:]))
         elif _WILD & set(word) and not os.path.exists(word):
             found = _found(word)
+            above = {os.path.dirname(path.rstrip("/")) for path, _ in found}
+            found = [(path, state) for path, state in found if path.rstrip("/") not in above]
             if not found:
                 raise CkptError(f"{quoted(word)}: no file has such a name", code="file.missing")
             start = len(_fixed(word))

@@ -36,6 +36,17 @@ def test_a_pattern_keeps_the_folders_that_it_found(home: Path) -> None:
     assert named(["*.pth"]) == {"[b].pth": f"out/[b]{S}", "a.pth": f"out/a{S}"}
 
 
+def test_a_folder_is_not_meant_where_what_is_in_it_is(home: Path) -> None:
+    (home / "runs" / "step_9").mkdir()
+    assert list(named(["runs/**"])) == [
+        "runs/1/best.pth",
+        "runs/2/best.pth",
+        "runs/2/deep/x.ckpt",
+        "runs/step_9",
+    ]
+    assert list(named(["runs/*"])) == ["runs/1", "runs/2", "runs/step_9"]
+
+
 def test_a_name_is_only_its_last_part(home: Path) -> None:
     assert named([f"{home}/runs/1/best.pth", "[b].pth"], suffix=".pth") == {
         f"{home}/runs/1/best.pth": "out/best.pth",
