@@ -1,4 +1,4 @@
-"""Checkpoints of any size that take no space: torch and safetensors files whose values are holes."""
+"""Checkpoints of any size that take no space: torch and safetensors files of nothing but holes."""
 
 from __future__ import annotations
 
