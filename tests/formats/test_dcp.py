@@ -65,7 +65,10 @@ def boxes(metadata: Any, key: str, *pairs: tuple[tuple[int, ...], tuple[int, ...
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
     """What two processes saved of a tf_efficientdet_d0, and its state dict."""
-    home = tmp_path_factory.mktemp("ranks")
+    return by_two_processes(tmp_path_factory.mktemp("ranks"))
+
+
+def by_two_processes(home: Path, *how: str) -> tuple[Path, dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     state = {
         key: torch.randn(x.shape, generator=generator) if x.is_floating_point() else torch.tensor(3)
@@ -73,7 +76,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tor
     }
     torch.save(state, home / "whole.pth")
     script = str(Path(__file__).with_name("dcp_rank.py"))
-    words = [str(home / "whole.pth"), str(home / "dcp")]
+    words = [str(home / "whole.pth"), str(home / "dcp"), *how]
     started = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", script, str(rank), *words], stderr=subprocess.PIPE
@@ -101,6 +104,15 @@ def test_what_two_processes_saved_is_the_unsharded_state_dict(
         assert opened[key].dtype == str(tensor.dtype).removeprefix("torch.")
         assert opened[key].shape == tuple(tensor.shape)
         assert opened[key].tobytes() == bits(tensor), key
+
+
+@pytest.mark.sweep
+def test_what_fsdp_sharded_is_the_unsharded_state_dict(tmp_path: Path) -> None:
+    folder, state = by_two_processes(tmp_path, "fsdp")
+    opened = read(folder)
+    assert {key: x.tobytes() for key, x in opened.items()} == {
+        key: bits(x) for key, x in state.items()
+    }
 
 
 def test_a_folder_of_two_ranks_is_identified_and_converted(
