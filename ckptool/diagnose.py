@@ -256,12 +256,17 @@ def target_of(
 def _command(
     opened: Checkpoint, target: Target, solved: Solved, casts: Sequence[Cause]
 ) -> str | None:
-    """The command whose result fits, None if the file does already or no edit gets there."""
-    asked = [cause for cause in (*solved.causes, *casts) if not cause.automatic]
-    if solved.before.fits and not casts:
+    """The command whose result fits, None if the file does already or no edit gets there.
+
+    A dtype that no option casts stops no load: it is a reason to propose nothing only where the
+    dtypes are all that is to be mended.
+    """
+    if solved.before.fits and not (casts and all(cause.fix for cause in casts)):
         return None
+    asked = [cause for cause in solved.causes if not cause.automatic]
     if not solved.fixable or not all(cause.fix for cause in asked):
         return None
+    asked += [cause for cause in casts if cause.fix]
     words = ["ckptool", "convert", opened.path]
     if opened.weights.name != "." and len(opened.sets) > 1:
         words += ["--weights", opened.weights.name]

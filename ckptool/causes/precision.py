@@ -19,10 +19,10 @@ def dtypes(found: Mapping[str, TensorSpec], entries: Iterable[Entry]) -> list[Ca
         if entry.kind == "dtype" and entry.found and entry.wanted:
             pairs.setdefault((entry.found.dtype, entry.wanted.dtype), []).append(entry.key)
     floating = [key for key, spec in found.items() if DTYPES[spec.dtype].kind == "f"]
-    targets = {wanted for _, wanted in pairs}
+    targets = {want for have, want in pairs if _is_cast(have, want)}
     causes = []
     for (have, want), keys in pairs.items():
-        cast = have in CAST_TARGETS and want in CAST_TARGETS
+        cast = _is_cast(have, want)
         are = "is" if len(keys) == 1 else "are"
         causes.append(
             Cause(
@@ -37,6 +37,11 @@ def dtypes(found: Mapping[str, TensorSpec], entries: Iterable[Entry]) -> list[Ca
             )
         )
     return causes
+
+
+def _is_cast(have: str, want: str) -> bool:
+    """Whether `--dtype` makes one dtype of the other."""
+    return have in CAST_TARGETS and want in CAST_TARGETS
 
 
 def _which(keys: list[str], floating: list[str]) -> str:

@@ -19,6 +19,8 @@ _WRITTEN_BY = {
     "_fsdp_wrapped_module": "FSDP",
     "_checkpoint_wrapped_module": "activation checkpointing",
 }
+# What is also the name of many a member, and of a prefix: only inside a key is it a segment.
+_PARALLEL = "module"
 _STACKED = {"model.model.": "an effdet bench inside a Lightning module adds"}
 _DEEPEST = 6
 # The least share of the smaller side's differing keys that must agree before a prefix is believed.
@@ -29,9 +31,11 @@ def segments(situation: Situation) -> list[Cause]:
     """Segments of wrappers that stand anywhere in the keys."""
     wanted = _parts(situation.wanted)
     inside = [name for name in SEGMENTS if name in _parts(situation.found) - wanted]
+    if _is_parallel_inside(situation):
+        inside.append(_PARALLEL)
     if not inside:
         return []
-    keys = [key for key in situation.found if not _parts((key,)).isdisjoint(inside)]
+    keys = [key for key in situation.found if not set(key.split(".")).isdisjoint(inside)]
     names = " and ".join(quoted(f"{name}.") for name in inside)
     owners = " and ".join(_WRITTEN_BY[name] for name in inside)
     leading = len(inside) == 1 and all(_only_leads(key, inside[0]) for key in keys)
@@ -47,6 +51,16 @@ def segments(situation: Situation) -> list[Cause]:
             first=True,
         )
     ]
+
+
+def _is_parallel_inside(situation: Situation) -> bool:
+    """Whether members of the model were wrapped by themselves: `head.module.weight`."""
+    inside = [key for key in situation.extra if f".{_PARALLEL}." in key]
+    if not inside:
+        return False
+    known = {part for key in situation.wanted for part in key.split(".")}
+    owners = {key.partition(f".{_PARALLEL}.")[0].rpartition(".")[2] for key in inside}
+    return _PARALLEL not in known and not known.isdisjoint(owners)
 
 
 def mixed_copies(situation: Situation) -> list[Cause]:

@@ -118,3 +118,21 @@ def test_strict_dtype_counts_them_and_proposes_the_cast(bench: Bench):
     assert {value.dtype for value in made.values()} == {torch.float32, torch.int64}
     again = ckptool.diff(bench.folder / "out.pth", arch=D0, strict_dtype=True)
     assert again.fits_strict
+
+
+def test_a_dtype_that_no_option_casts_keeps_no_command_back(bench: Bench):
+    state = {
+        f"module.{key}": Held(
+            torch.float16 if value.dtype.is_floating_point else torch.int32, value.shape
+        )
+        for key, value in plain().items()
+    }
+    found = bench.diff(state, arch=D0, strict_dtype=True)
+    assert codes(found) == ["wrapper-prefix", "dtype", "dtype"]
+    assert found.fix == f"ckptool convert {bench.path} --arch {D0} --dtype fp32"
+    bench.solves(found, effdet(D0))
+    # Where nothing but dtypes is left, a command that leaves some of them would be no answer.
+    again = ckptool.diff(bench.folder / "out.pth", arch=D0, strict_dtype=True)
+    assert codes(again) == ["dtype"]
+    assert again.fix is None
+    assert "it loads, but not every dtype is as wanted" in str(again)

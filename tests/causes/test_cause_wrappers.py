@@ -72,6 +72,31 @@ def test_a_real_compiled_model(bench: Bench):
     bench.fixes(found, only(found, "wrapper-segment"), effdet(D0))
 
 
+@pytest.mark.parametrize("prefix", ["", "model.", "module."])
+def test_members_that_were_parallel_by_themselves(bench: Bench, prefix: str):
+    """`model.backbone = nn.DataParallel(model.backbone)`."""
+    state = {
+        prefix + (key.replace("backbone.", "backbone.module.", 1)): value
+        for key, value in held(effdet(D0)).items()
+    }
+    found = bench.diff(state, arch=D0)
+    cause = found.causes[0]
+    share = "all 784 keys have" if prefix == "module." else "352 of 784 keys have"
+    assert cause.summary == (
+        f"{share} `module.` in their names, which DistributedDataParallel or DataParallel puts "
+        "there"
+    )
+    assert cause.fix == f"--arch {D0}"
+    assert codes(found)[1:] == (["wrapper-prefix"] if prefix == "model." else [])
+    bench.solves(found, effdet(D0))
+
+
+def test_a_parallel_model_inside_another_is_a_prefix(bench: Bench):
+    """`self.model = DataParallel(model)` of a Lightning module puts one prefix in front of all."""
+    found = bench.diff(prefixed(held(effdet(D0)), "model.module."), arch=D0)
+    assert only(found, "wrapper-prefix").fix == "--strip-prefix model.module."
+
+
 def test_a_stack_of_segments_and_prefixes(bench: Bench):
     state = prefixed(held(effdet(D0)), "_orig_mod.module.")
     found = bench.diff(state, arch=D0)
