@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckptool.architectures.spec import Architecture
 from ckptool.errors import counted, listed, quoted
 from ckptool.preflight.boxes import XYWH, Boxes, check_boxes
-from ckptool.preflight.coco import Coco
+from ckptool.preflight.coco import Coco, id_text
 from ckptool.preflight.findings import Finding, error, note, warning
 
 if TYPE_CHECKING:
@@ -71,6 +71,13 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
     import numpy as np
 
     images = _column(coco.images)
+    if not len(images) and not coco.broken:
+        yield error(
+            "image-none",
+            "found no image, wanted at least 1: a loader has nothing to draw from",
+            where="images",
+            fix="look at what wrote the file: a split or a filter may have left nothing",
+        )
     yield from _broken(coco, "images")
     yield from _twice(images, "image-twice", "image", "images", coco.image_id)
     own = np.array(coco.sides, float).reshape(-1, 2)
@@ -81,7 +88,7 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
             "image-sides",
             f"found {len(wrong):,} of {counted(len(images), 'image')} without their sides, such as "
             f"{width:g}×{height:g}, wanted whole pixels above 0",
-            where=f"image {coco.image_id(images[wrong[0]])}",
+            where=_image(coco, images[wrong[0]]),
             count=len(wrong),
             fix="write the sides of each image: every loader scales by them",
         )
@@ -91,7 +98,7 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
             "image-name",
             f"found {len(nameless):,} of {counted(len(images), 'image')} without `file_name`, "
             "wanted one for each",
-            where=f"image {coco.image_id(images[nameless[0]])}",
+            where=_image(coco, images[nameless[0]]),
             count=len(nameless),
             fix="write `file_name`, relative to the folder of the images",
         )
@@ -103,7 +110,7 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
             "image-file-twice",
             f"found {counted(len(again), 'image')} with the file of another, such as "
             f"{quoted(coco.files[again[0]] or '')}, wanted one entry for each file",
-            where=f"image {coco.image_id(images[again[0]])}",
+            where=_image(coco, images[again[0]]),
             count=len(again),
             fix="join the entries: each of them is trained without the boxes of the other",
         )
@@ -114,7 +121,7 @@ def check_images(coco: Coco, table: Table) -> Iterator[Finding]:
             "image-empty",
             f"found {int(bare.sum()):,} of {counted(len(images), 'image')} without an annotation: "
             "they are trained as background, or left out",
-            where=f"image {coco.image_id(int(np.flatnonzero(bare)[0]))}",
+            where=_image(coco, int(np.flatnonzero(bare)[0])),
             count=int(bare.sum()),
         )
 
@@ -138,7 +145,7 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
             "category-name",
             f"found {counted(len(alike), 'category', 'categories')} with the name of another, such "
             f"as {quoted(coco.names[alike[0]])}, wanted one category for each name",
-            where=f"category {coco.category_id(categories[alike[0]])}",
+            where=f"category {id_text(coco.category_id(categories[alike[0]]))}",
             count=len(alike),
             fix="join the categories, or tell their names apart",
         )
@@ -153,7 +160,7 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
             "`bbox` of 4 numbers, wanted x, y, width, height in pixels",
             where=_annotation(coco, coco.boxless[0]),
             count=len(coco.boxless),
-            fix="drop them, or write the box",
+            fix="drop them, or write the box that a segmentation spans",
         )
     if architecture.family == "effdet":
         counts = np.bincount(table.image[table.usable], minlength=1)
@@ -163,7 +170,7 @@ def check_entries(coco: Coco, table: Table, architecture: Architecture) -> Itera
                 "image-crowded",
                 f"found {counted(len(full), 'image')} with up to {int(counts.max()):,} boxes, "
                 f"wanted {_MOST_BOXES} at most: effdet's loader drops the rest",
-                where=f"image {coco.image_id(int(full[0]))}",
+                where=_image(coco, int(full[0])),
                 count=len(full),
                 fix="DetectionFastCollate(max_instances=…), or cut the images in tiles",
             )
@@ -231,9 +238,9 @@ def _twice(
         yield made(
             code,
             f"found {counted(count, one, many)} with the id of another: "
-            f"{listed(str(id_of(int(number))) for number in more)}, wanted each id once: readers "
-            "keep the last",
-            where=f"{one} {id_of(int(more[0]))}",
+            f"{listed(id_text(id_of(int(number))) for number in more)}, wanted each id once: "
+            "readers keep the last",
+            where=f"{one} {id_text(id_of(int(more[0])))}",
             count=count,
             fix="give each its own id",
         )
@@ -265,7 +272,7 @@ def _dangling(coco: Coco, mask: Array, code: str, what: str) -> Iterator[Finding
     if len(rows):
         id_of = coco.image_id if what == "image" else coco.category_id
         column = coco.of_image if what == "image" else coco.of_category
-        missing = [str(id_of(number)) for number in dict.fromkeys(column[int(r)] for r in rows)]
+        missing = [id_text(id_of(number)) for number in dict.fromkeys(column[int(r)] for r in rows)]
         many = "images" if what == "image" else "categories"
         yield error(
             code,
@@ -282,7 +289,12 @@ _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "cate
 
 def _annotation(coco: Coco, at: int) -> str:
     """An annotation by its id and its image's."""
-    return f"annotation {coco.annotation_id(at)} of image {coco.image_id(coco.of_image[at])}"
+    return f"annotation {id_text(coco.annotation_id(at))} of {_image(coco, coco.of_image[at])}"
+
+
+def _image(coco: Coco, number: int) -> str:
+    """An image by its id."""
+    return f"image {id_text(coco.image_id(number))}"
 
 
 def _sound(sides: Array) -> Array:

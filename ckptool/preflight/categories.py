@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from ckptool.architectures.spec import Architecture
 from ckptool.errors import counted, listed, quoted
+from ckptool.preflight.coco import Id, id_text
 from ckptool.preflight.findings import Finding, error, note, warning
 from ckptool.preflight.summary import Category
 
-Id = int | str
-
 _BACKGROUND = ("background", "__background__")
+# Ids beyond it are no counting, and nobody wants a row for each of the holes.
+_LARGEST_HEAD = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ def _ids(
     outside = [c for c in real if not _inside(c.id, labels)]
     fix = "number the classes in the order of their ids, as listed"
     largest = max((c.id for c in real if type(c.id) is int), default=0)
-    if labels.first and largest > labels.last and num_classes:
+    if labels.first and labels.last < largest <= _LARGEST_HEAD and num_classes:
         fix += f", or a head for all ids: --num-classes {num_classes + largest - labels.last}"
     made = error if any(category.boxes for category in outside) else warning
     yield made(
@@ -204,7 +205,7 @@ def _holes(real: Sequence[Category]) -> int:
 def _range(real: Sequence[Category]) -> str:
     first, last = real[0].id, real[-1].id
     if type(first) is not int or type(last) is not int:
-        return listed([str(c.id) for c in real], 3)
+        return listed([id_text(c.id) for c in real], 3)
     holes = _holes(real)
     return f"{first} … {last}" + (f" with {counted(holes, 'hole')}" if holes else "")
 
@@ -214,8 +215,8 @@ def _order(id_: Id) -> tuple[bool, int, str]:
 
 
 def _told(category: Category) -> str:
-    return f"{category.id} {category.name}".strip()
+    return f"{id_text(category.id)} {category.name}".strip()
 
 
 def _place(category: Category) -> str:
-    return f"category {category.id}"
+    return f"category {id_text(category.id)}"

@@ -13,7 +13,6 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from ckptool.errors import FormatError, quoted
@@ -56,19 +55,30 @@ class Coco:
     crowds: list[int] = field(default_factory=list)
     broken: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
+    _listed: dict[int, list[Any]] = field(default_factory=dict, repr=False)
 
     def image_id(self, number: int) -> Id:
         """The id of an image's number."""
-        return _key(self.image_ids, number)
+        return self._key(self.image_ids, number)
 
     def category_id(self, number: int) -> Id:
         """The id of a category's number."""
-        return _key(self.category_ids, number)
+        return self._key(self.category_ids, number)
 
     def annotation_id(self, at: int) -> Id:
         """The id of an annotation's row."""
         number = self.ids[at]
-        return number if number < _LARGEST_ID else _key(self.texts, number - _LARGEST_ID)
+        if number < _LARGEST_ID:
+            return number
+        return self._key(self.texts, number - _LARGEST_ID)
+
+    def _key(self, numbers: Mapping[Any, int], number: int) -> Id:
+        """The key that was numbered so: keys are numbered in the order in which they stand."""
+        keys = self._listed.get(id(numbers), [])
+        if len(keys) != len(numbers):
+            keys = self._listed[id(numbers)] = list(numbers)
+        found: Id = keys[number]
+        return found
 
 
 def read_coco(path: str, progress: Progress | None = None) -> Coco:
@@ -87,6 +97,13 @@ def read_coco(path: str, progress: Progress | None = None) -> Coco:
     try:
         for name, entries in JsonStream(file, progress).lists():
             take = takers.get(name, _nothing)
+            if name in takers and name in seen:
+                raise FormatError(
+                    f"found a second list {quoted(name)}, wanted one: readers of JSON keep the "
+                    "last and lose the others",
+                    hint="join the lists",
+                    code="coco.lists",
+                )
             seen.add(name)
             for at, entry in enumerate(entries):
                 take(found, at, entry)
@@ -104,10 +121,9 @@ def read_coco(path: str, progress: Progress | None = None) -> Coco:
     return found
 
 
-def _key(numbers: Mapping[Any, int], number: int) -> Id:
-    """The key that was numbered so: keys are numbered in the order in which they stand."""
-    found: Id = next(islice(numbers, number, None))
-    return found
+def id_text(id_: Id) -> str:
+    """An id for people: a text in double quotes, since `"1"` is not 1."""
+    return f'"{id_}"' if type(id_) is str else str(id_)
 
 
 def _nothing(found: Coco, at: int, entry: Any) -> None:
@@ -132,7 +148,8 @@ def _category(found: Coco, at: int, entry: Any) -> None:
         found.broken.setdefault(("categories", "id"), []).append(at)
         return
     found.categories.append(number)
-    found.names.append(str(entry.get("name", "")))
+    name = entry.get("name")
+    found.names.append("" if name is None else str(name))
 
 
 def _annotation(found: Coco, at: int, entry: Any) -> None:

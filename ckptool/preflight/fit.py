@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -52,7 +53,7 @@ def check_file(fit: Fit, architecture: Architecture, num_classes: int | None) ->
     """The findings about a checkpoint: what does not load, and what loads and does not run well."""
     file, found = quoted(fit.path), fit.diff
     wanted = num_classes or fit.num_classes or architecture.num_classes
-    fix = found.fix or f"ckptool diff {fit.path} --arch {architecture.name}"
+    fix = found.fix or shlex.join(["ckptool", "diff", fit.path, "--arch", architecture.name])
     if fit.num_classes and wanted and fit.num_classes != wanted:
         yield error(
             "file-classes",
@@ -84,5 +85,5 @@ def check_file(fit: Fit, architecture: Architecture, num_classes: int | None) ->
             f"all weights of {file} are {dtype}, wanted float32: images of float32 raise, a CPU is "
             "many times slower, and steps of an optimiser are rounded away",
             where=fit.path,
-            fix=f"ckptool convert {fit.path} --dtype fp32",
+            fix=shlex.join(["ckptool", "convert", fit.path, "--dtype", "fp32"]),
         )

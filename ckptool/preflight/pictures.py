@@ -17,7 +17,7 @@ from typing import Any
 
 from ckptool.errors import CkptError, counted, printable, quoted
 from ckptool.files import ByteFile, names_in
-from ckptool.preflight.coco import Coco
+from ckptool.preflight.coco import Coco, id_text
 from ckptool.preflight.findings import Finding, error, warning
 from ckptool.preflight.json_stream import Progress
 
@@ -202,4 +202,4 @@ def _other_mode(coco: Coco, pictures: dict[int, Picture]) -> Iterator[Finding]:
 
 
 def _place(coco: Coco, row: int) -> str:
-    return f"image {coco.image_id(coco.images[row])}"
+    return f"image {id_text(coco.image_id(coco.images[row]))}"

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable
+from ckptool.preflight.coco import id_text
 from ckptool.render.words import plain, shortened, wrapped
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _categories(categories: Sequence[Category], rows: int | None, width: int) ->
     names = [printable(category.name, longest) for category in shown]
     cells = [("id", "label", f"row{of}", "class", "boxes")]
     cells += [
-        (printable(str(c.id), 12), _number(c.label), _number(c.row), name, f"{c.boxes:,}")
+        (printable(id_text(c.id), 12), _number(c.label), _number(c.row), name, f"{c.boxes:,}")
         for c, name in zip(shown, names, strict=True)
     ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ckptool.errors import printable
+from ckptool.preflight.coco import id_text
 from ckptool.render import check as check_text
 from ckptool.report.page import (
     Grid,
@@ -33,7 +34,7 @@ def check_page(report: Report) -> Page:
         ]
         rows = tuple(
             (
-                printable(str(c.id)),
+                printable(id_text(c.id)),
                 printable(c.name),
                 _number(c.label),
                 _number(c.row),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,13 @@ FAULTS = [
         "KeyError: 55",
     ),
     Fault(
+        "a category as a text",
+        put("category_id", "1"),
+        'error annotation-category: found 1 of 18 annotations of category `"1"`, wanted '
+        "ids that `categories` has; drop them, or add the categories",
+        "KeyError: '1'",
+    ),
+    Fault(
         "no category",
         gone("category_id"),
         "error annotation-key: found 1 entry of `annotations` without `category_id`, "
@@ -133,14 +141,16 @@ FAULTS = [
         "no box",
         gone("bbox"),
         "error annotation-box: found 1 of 18 annotations without a `bbox` of 4 numbers, "
-        "wanted x, y, width, height in pixels; drop them, or write the box",
+        "wanted x, y, width, height in pixels; drop them, or write the box "
+        "that a segmentation spans",
         "KeyError: 'bbox'",
     ),
     Fault(
         "a box of three",
         put("bbox", [1, 2, 3]),
         "error annotation-box: found 1 of 18 annotations without a `bbox` of 4 numbers, "
-        "wanted x, y, width, height in pixels; drop them, or write the box",
+        "wanted x, y, width, height in pixels; drop them, or write the box "
+        "that a segmentation spans",
         "expected sequence of length",
     ),
     Fault(
@@ -264,3 +274,26 @@ def test_a_fault_is_found_and_is_one(fault: Fault, tmp_path: Path) -> None:
     else:
         assert fault.proof == "another loss"
         assert found != loss_of(right, fault.image)
+
+
+def test_a_file_without_images_gives_a_loader_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", {"images": [], "annotations": [], "categories": []})
+    assert findings(path) == (
+        "error image-none: found no image, wanted at least 1: a loader has nothing to draw from; "
+        "look at what wrote the file: a split or a filter may have left nothing"
+    )
+    from pycocotools.coco import COCO
+
+    with pytest.raises(ValueError, match="num_samples should be a positive integer"):
+        torch.utils.data.DataLoader(COCO(path).getImgIds(), shuffle=True)
+
+
+def test_time_is_linear_in_the_ids_that_are_not_listed(tmp_path: Path) -> None:
+    """The annotations of one split with the images of another: 100,000 ids that are not there."""
+    made = small()
+    for at in range(100_000):
+        made["annotations"].append({**made["annotations"][0], "id": 1000 + at, "image_id": -at})
+    path = write(tmp_path / "a.json", made)
+    start = time.process_time()
+    assert "100,000 of 100,018 annotations of image `0`, `-1`, `-2` and" in findings(path)
+    assert time.process_time() - start < 8  # a walk to each id took 20 s

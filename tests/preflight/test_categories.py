@@ -138,7 +138,7 @@ def test_ids_that_are_texts(tmp_path: Path) -> None:
     report = numbered(tmp_path, ["b", "a"], "tf_efficientdet_d0", 2)
     (finding,) = report.findings
     assert str(finding) == (
-        "error category-range: found category ids `a`, `b` of 2 categories, wanted 1 … "
+        'error category-range: found category ids `"a"`, `"b"` of 2 categories, wanted 1 … '
         "2: 2 of these ids have no row in the head of `tf_efficientdet_d0`; number the "
         "classes in the order of their ids, as listed"
     )

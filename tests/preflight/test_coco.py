@@ -111,6 +111,11 @@ def test_entries_that_are_none_are_counted(tmp_path: Path) -> None:
     }
 
 
+def test_a_name_may_be_null(tmp_path: Path) -> None:
+    found = read(tmp_path, with_lists(categories=[{"id": 1, "name": None}, {"id": 2}]))
+    assert found.names == ["", ""]
+
+
 @pytest.mark.parametrize(
     "box",
     [None, [1, 2, 3], [1, 2, 3, "4"], [1, 2, 3, None], {"x": 1}, [1, 2, 3, True]],
@@ -147,8 +152,10 @@ def test_numbers_that_no_float_holds(tmp_path: Path) -> None:
         (b'{"a": "\xff"}', "before byte 10: found bytes that are not UTF-8 text: invalid start "
          "byte"),
         (gzip.compress(b"{}"), "this is a gzip file, wanted JSON"),
+        ('{"images": [], "images": []}', "found a second list `images`, wanted one: readers of "
+         "JSON keep the last and lose the others"),
     ],
-    ids=range(14),
+    ids=range(15),
 )  # fmt: skip
 def test_what_is_no_annotations_is_refused(text: str | bytes, message: str, tmp_path: Path) -> None:
     assert refused(tmp_path, text).message == f"`{tmp_path / 'a.json'}`: {message}"

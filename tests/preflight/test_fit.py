@@ -100,6 +100,13 @@ def test_all_weights_in_half_are_a_warning(files: Path) -> None:
         model(torch.rand(1, 3, 64, 64))
 
 
+def test_the_command_of_a_fix_can_be_pasted(files: Path) -> None:
+    named = files / "my run $1.pth"
+    named.write_bytes((files / "half.pth").read_bytes())
+    (found,) = told(checked(files, named.name), files)
+    assert found.endswith("my run $1.pth' --dtype fp32")
+
+
 def test_weights_says_which_set_is_meant(files: Path) -> None:
     assert checked(files, "two.pth", weights="b").findings == ()
     with pytest.raises(ckptool.WeightsError):

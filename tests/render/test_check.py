@@ -181,7 +181,7 @@ def test_of_many_categories_those_with_most_and_fewest_boxes_are_shown() -> None
 def test_a_category_without_a_row_has_none_shown() -> None:
     lost = (Category("x", "lost", None, None, 3),)
     text = report_text(Report(ARCH, 1, (), Summary("f", 1, 3, 0, 1, lost)), 80)
-    assert "   x      -         -  lost       3" in text
+    assert '  "x"      -         -  lost       3' in text
 
 
 def test_a_bar_of_progress_on_a_terminal(good: str) -> None:
