@@ -199,7 +199,7 @@ def _renewed_block(session: Session, language: str, body: str) -> str:
         typed, _, stated = part.partition("\n")
         shown = session.shown(language, typed).rstrip()
         if not _agrees(stated.rstrip(), shown):
-            stated = _cut(shown) if language == "pycon" else shown
+            stated = _cut(shown) if re.match(r"\w+Error: ", shown) else shown
         result += f"{prompt}{typed}\n" + (f"{stated.rstrip()}\n\n" if stated.strip() else "")
     return result.rstrip() + "\n"
 
@@ -227,6 +227,15 @@ def _plain(shown: str) -> str:
 def test_a_section(section: Section, tmp_path: Path) -> None:
     with folder(tmp_path):
         assert renewed(section.text) == section.text
+
+
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    """`make demo` runs this script with an environment of its own."""
+    script = ROOT / "fixtures" / "demo.sh"
+    printed = subprocess.run(
+        ["sh", str(script), sys.executable], capture_output=True, text=True, check=True
+    ).stdout
+    assert f"```console\n{printed.rstrip()}\n```" in (ROOT / "README.md").read_text()
 
 
 def test_there_is_a_recipe_for_each_everyday_failure() -> None:
