@@ -87,6 +87,7 @@ def test_the_json_of_a_conversion_has_every_field(run: Run) -> None:
         "notes": None,
         "measured": None,
         "sha256": None,
+        "seconds": None,
     } == {
         "input": "d0.pth",
         "output": "o.pth",
@@ -98,9 +99,11 @@ def test_the_json_of_a_conversion_has_every_field(run: Run) -> None:
         "fits_strict": True,
         "bytes": os.path.getsize("o.pth"),
         "sha256": None,
+        "seconds": None,
         "notes": None,
         "measured": None,
     }
+    assert list(value["seconds"]) == ["write", "verify", "flush"]
     target = {"arch": "tf_efficientdet_d0", "num_classes": 20, "dtype": None}
     assert value["plan"]["target"] == target
 

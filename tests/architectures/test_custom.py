@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ckptool
 from ckptool import architectures
 from ckptool.architectures.spec import ClassAxis, RowLayout
 from ckptool.errors import ArchitectureError, CkptError, UnsupportedError
@@ -257,7 +259,11 @@ def test_a_module_in_the_current_folder_hides_no_installed_one(folder: Path) -> 
     )
     # As the console script: the path starts with its own folder, not with the current one.
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(ckptool.__file__).parents[1])},
     )
 
     assert (done.returncode, done.stdout) == (0, ""), done.stderr[-500:]
