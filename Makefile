@@ -6,15 +6,16 @@ export PYTHONPATH := $(CURDIR)
 demo:
 	@python=$$(.ci/env core) && sh fixtures/demo.sh $$python
 
+# Two processes, a module's tests in one of them.
 test: check
-	@python=$$(.ci/env test) && $$python -m pytest
+	@python=$$(.ci/env test) && $$python -m pytest -n 2 --dist loadscope
 
 check:
 	@python=$$(.ci/env test) && $$python -m ruff format --check . && $$python -m ruff check . \
 		&& $$python -m mypy
 
 sweep:
-	@python=$$(.ci/env test) && $$python -m pytest -m sweep
+	@python=$$(.ci/env test) && $$python -m pytest -n 2 --dist loadscope -m sweep
 
 freeze:
 	@python=$$(.ci/env test) && $$python -m ckptool.architectures.freezing
