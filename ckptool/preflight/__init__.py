@@ -36,7 +36,8 @@ def check(
     tells what a model is that cannot be recognised. With `run` the model computes one forward pass,
     without gradients, and is left as it was; without it nothing is run.
 
-    Raises: ArchitectureError if there is no architecture of that name.
+    Raises: ArchitectureError if there is no architecture of that name; CkptError if the model is
+    none.
     """
     subject = subject_of(model, arch)
     findings, batch = check_images(images, subject)

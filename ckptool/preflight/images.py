@@ -18,6 +18,12 @@ _SAMPLE = 1 << 20
 _TOLERANCE = 0.1
 _OUTSIDE, _INSIDE = 0.25, 0.98
 _NEGATIVE = 0.1
+# What makes a plain tensor of a special one.
+MADE_DENSE = {
+    "nested": "torch.stack, once all have one shape",
+    "quantised": ".dequantize()",
+    "sparse": ".to_dense()",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,13 @@ class Batch:
 
 def check_images(images: Any, subject: Subject) -> tuple[list[Finding], Batch | None]:
     """The findings about the images, and the images if they have the rank that is wanted."""
-    found = _type(images, subject) or _rank(images, subject)
+    found = _type(images, subject)
+    if found is None and not _special(images):
+        found = _rank(images, subject)
     if found:
         return [found], None
+    if _special(images):  # for a network that is none of pictures
+        return [], None
     if not len(images):
         return [warning("image-batch", "found no image, wanted at least 1", where="images")], None
     found = _channels(tuple(images), subject)
@@ -60,8 +70,26 @@ def check_images(images: Any, subject: Subject) -> tuple[list[Finding], Batch | 
 
 def first_convolution(model: Module) -> Module | None:
     """The convolution that was registered first: in the known models the one that reads images."""
-    found = (m for m in model.modules() if hasattr(m, "in_channels") and hasattr(m, "kernel_size"))
-    return next(found, None)
+    return next(_convolutions(model), None)
+
+
+def _convolutions(model: Module) -> Iterator[Module]:
+    """The convolutions; a block around one may have numbers of these names too, and lists."""
+    for part in model.modules():
+        channels, kernel = getattr(part, "in_channels", 0), getattr(part, "kernel_size", None)
+        if type(channels) is int and channels and type(kernel) is tuple:
+            yield part
+
+
+def special_layout(tensor: Any) -> str:
+    """What a tensor is whose values do not stand in rows and columns; empty for most."""
+    import torch
+
+    if tensor.is_nested:
+        return "nested"
+    if tensor.is_quantized:
+        return "quantised"
+    return "" if tensor.layout is torch.strided else "sparse"
 
 
 def name_of(dtype: Any) -> str:
@@ -83,7 +111,16 @@ def _type(images: Any, subject: Subject) -> Finding | None:
     if isinstance(images, torch.Tensor) or (
         many and listed and all(isinstance(image, torch.Tensor) for image in images)
     ):
-        return None
+        special = _special(images)
+        known = subject.family or first_convolution(subject.model) is not None
+        if not special or not known:
+            return None
+        return error(
+            "image-type",
+            f"found a {special} tensor, wanted a dense one",
+            where="images",
+            fix=MADE_DENSE[special],
+        )
     wanted = "a list of tensors, one for each image" if many else "one tensor"
     fix = "torch.as_tensor, and channels first"
     found = f"found {_kind(images)}"
@@ -93,6 +130,12 @@ def _type(images: Any, subject: Subject) -> Finding | None:
         found += "" if inside is None else f", among them {_kind(inside)}"
         fix = "torch.stack(images)" if inside is None else fix
     return error("image-type", f"{found}, wanted {wanted}", where="images", fix=fix)
+
+
+def _special(images: Any) -> str:
+    """The special layout of images, empty if all of them are dense."""
+    each = images if isinstance(images, (list, tuple)) else (images,)
+    return next(filter(None, map(special_layout, each)), "")
 
 
 def _kind(value: Any) -> str:
@@ -117,9 +160,11 @@ def _rank(images: Any, subject: Subject) -> Finding | None:
         return None
     if not subject.family:
         convolution = first_convolution(subject.model)
-        kernel = getattr(convolution, "kernel_size", None)
-        if kernel is None or len(kernel) != 2:
+        if convolution is None:
             return None
+        axes = len(convolution.kernel_size)
+        if axes != 2:
+            return _other_rank(images, axes)
     if images.dim() == 4:
         return None
     fix = "what the loader yields is no batch of images: torch.stack([image, …])"
@@ -135,11 +180,27 @@ def _rank(images: Any, subject: Subject) -> Finding | None:
     )
 
 
+def _other_rank(images: Any, axes: int) -> Finding | None:
+    """The rank for convolutions along another number of axes, which take one item without batch."""
+    if images.dim() in (axes + 1, axes + 2):
+        return None
+    return error(
+        "image-rank",
+        f"found inputs of shape {shape_text(images.shape)}, {counted(images.dim(), 'dimension')}, "
+        f"wanted {axes + 2}: batch × channels × {counted(axes, 'more axis', 'more axes')}",
+        where="images",
+    )
+
+
 def _channels(images: tuple[Any, ...], subject: Subject) -> Finding | None:
     """Another number of channels than the first convolution reads, or channels behind."""
     wanted = _wanted_channels(subject)
     if wanted is None:
         return None
+    convolution = first_convolution(subject.model)
+    axes = 0 if convolution is None else len(convolution.kernel_size)
+    if axes and any(image.dim() != axes + 1 for image in images):
+        return None  # one item without a batch
     wrong = [at for at, image in enumerate(images) if image.shape[0] not in wanted]
     if not wrong:
         return None
@@ -183,7 +244,7 @@ def _wanted_channels(subject: Subject) -> tuple[int, ...] | None:
         convolution = first_convolution(subject.core)
         return None if convolution is None else (int(convolution.in_channels),)
     # Which convolution of an unknown model reads the images is not known.
-    counts = [m.in_channels for m in subject.model.modules() if hasattr(m, "in_channels")]
+    counts = [convolution.in_channels for convolution in _convolutions(subject.model)]
     return tuple(dict.fromkeys(counts)) or None
 
 
@@ -224,7 +285,15 @@ def _values(batch: Batch, subject: Subject) -> Iterator[Finding]:
     """Values that are not finite, constant, or in another range than the model was trained on."""
     import torch
 
-    looked = [i for i in batch.images if i.is_floating_point() and not i.is_meta and i.numel()]
+    # The dtypes of a byte have no arithmetic, and no network takes them.
+    looked = [
+        image
+        for image in batch.images
+        if image.is_floating_point()
+        and image.dtype.itemsize > 1
+        and not image.is_meta
+        and image.numel()
+    ]
     if not looked:
         return
     broken = [at for at, image in enumerate(batch.images) if not _finite(image)]

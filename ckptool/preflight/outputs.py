@@ -137,6 +137,8 @@ def _shapes(heads: Sequence[Any], batch: Batch, subject: Subject) -> Iterator[Fi
 
 def _wanted(batch: Batch, subject: Subject) -> Iterator[tuple[str, Shape]]:
     """What each map is, and its shape, in the order in which the model gives them."""
+    if not batch.sizes:
+        return
     count, size, classes = len(batch.images), batch.sizes[0], subject.num_classes or 0
     if subject.family == EFFDET and subject.card:
         first, last = subject.card["levels"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from ckptool import architectures
 from ckptool.architectures.spec import Architecture, RowLayout
+from ckptool.errors import CkptError, quoted
 from ckptool.identification import DERIVED, is_named, prefixes, recognised, without_segments
 from ckptool.tensors import TensorSpec
 
@@ -68,8 +69,17 @@ class Subject:
 def subject_of(model: Module, arch: str | None = None) -> Subject:
     """What a live model is.
 
-    Raises: ArchitectureError if there is no architecture of that name.
+    Raises: ArchitectureError if there is no architecture of that name; CkptError for what is no
+    live model.
     """
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise CkptError(
+            f"found {quoted(type(model).__name__)}, wanted a live `torch.nn.Module`",
+            hint="the model comes first, then the images; a file is read by ckptool.load_into",
+            code="model.type",
+        )
     path, core, dotted = _known(model)
     kind = dotted.rpartition(".")[2]
     specs = _specs(model)

@@ -26,7 +26,7 @@ from detectors_made import (
 from proofs import Fault, assert_found, assert_proved
 from torch import nn
 
-from ckptool import check
+from ckptool import CkptError, check
 
 
 def put(change: Any) -> Any:
@@ -380,6 +380,85 @@ def test_a_1d_tensor_does_not_fit_a_plain_convolution() -> None:
     )
     with pytest.raises(RuntimeError, match="Expected 3D"):
         model(torch.rand(416))
+
+
+def test_a_1d_tensor_does_not_fit_a_convolution_along_one_axis() -> None:
+    model = nn.Conv1d(416, 8, 3)
+    (finding,) = check(model, torch.rand(416)).findings
+    assert str(finding) == (
+        "error image-rank: found inputs of shape 416, 1 dimension, wanted 3: batch × channels × "
+        "1 more axis"
+    )
+    with pytest.raises(RuntimeError, match="Expected 2D"):
+        model(torch.rand(416))
+    for fits in (torch.rand(416, 9), torch.rand(2, 416, 9)):
+        assert check(model, fits).findings == ()
+        model(fits)
+
+
+class Block(nn.Module):
+    """A block with numbers of its own under the names that a convolution has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_channels, self.kernel_size = [3], 3
+        self.inner = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.inner(images)
+        return made
+
+
+def test_the_numbers_of_a_block_are_not_those_of_a_convolution() -> None:
+    assert check(Block(), pictures(2, 8, 8)).findings == ()
+    (finding,) = check(Block(), pictures(2, 8, 8)[:, :1]).findings
+    assert finding.code == "image-channels"
+
+
+def test_a_compiled_model_is_checked_too() -> None:
+    assert check(torch.compile(Block()), pictures(2, 8, 8)).findings == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "fix"),
+    [
+        (lambda x: x.to_sparse(), "sparse", ".to_dense()"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "quantised", ".dequantize()"),
+        (
+            lambda x: torch.nested.nested_tensor(list(x)),
+            "nested",
+            "torch.stack, once all have one shape",
+        ),
+    ],
+    ids=["sparse", "quantised", "nested"],
+)
+@pytest.mark.filterwarnings("ignore")  # prototypes of torch
+def test_a_tensor_of_a_special_layout_is_no_batch(change: Any, kind: str, fix: str) -> None:
+    model, images = nn.Conv2d(3, 8, 3), change(pictures(2, 8, 8))
+    (finding,) = check(model, images).findings
+    assert str(finding) == f"error image-type: found a {kind} tensor, wanted a dense one; {fix}"
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        model(images)
+    (finding,) = check(bench(), pictures(2, SIZE, SIZE), {"bbox": images, "cls": images}).findings[
+        :1
+    ]
+    assert (finding.code, finding.severity) == ("target-type", "error")
+
+
+def test_a_linear_network_may_read_sparse_inputs() -> None:
+    model, inputs = nn.Linear(4, 2), torch.eye(4).to_sparse()
+    assert check(model, inputs).findings == ()
+    model(inputs)
+
+
+def test_values_of_a_byte_are_not_looked_at() -> None:
+    images = pictures(2, SIZE, SIZE).to(torch.float8_e4m3fn)
+    assert [finding.code for finding in check(bench(), images).findings] == ["image-dtype"]
+
+
+def test_a_state_dict_is_no_model() -> None:
+    with pytest.raises(CkptError, match="found `dict`, wanted a live"):
+        check({}, pictures(2, 8, 8))  # type: ignore[arg-type]
 
 
 def test_images_are_not_judged_where_a_model_has_no_convolution() -> None:

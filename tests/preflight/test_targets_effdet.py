@@ -308,3 +308,14 @@ def test_a_bench_without_a_labeler_wants_anchors_that_are_labelled() -> None:
         ready |= {f"label_cls_{level}": cls, f"label_bbox_{level}": box}
     assert check(model, images, ready).findings == ()
     assert losses(model, images, ready)
+
+
+@pytest.mark.parametrize("key", ["bbox", "cls"])
+def test_one_number_is_no_target(key: str) -> None:
+    images, targets = effdet_batch()
+    targets[key] = torch.tensor(1.0)
+    (finding,) = check(bench(), images, targets).findings
+    assert (finding.code, finding.where) == ("target-shape", f"targets['{key}']")
+    assert finding.message.startswith(f"found `{key}` of shape (), wanted batch×n")
+    with pytest.raises((RuntimeError, IndexError, TypeError)):
+        losses(bench_of_losses(), images, targets)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, listed, quoted
 from ckptool.preflight.findings import Finding, error
-from ckptool.preflight.images import name_of, shape_text
+from ckptool.preflight.images import MADE_DENSE, name_of, shape_text, special_layout
 from ckptool.preflight.subject import Subject
 
 if TYPE_CHECKING:
@@ -97,6 +97,17 @@ def tensor_findings(
             where=plain[0],
             count=len(plain),
             fix="torch.as_tensor",
+        )
+        return
+    special = {where: special_layout(value) for where, value in tensors.items()}
+    held = [where for where, kind in special.items() if kind]
+    if held:
+        yield error(
+            "target-type",
+            f"found a {special[held[0]]} tensor, wanted a dense one",
+            where=held[0],
+            count=len(held),
+            fix=MADE_DENSE[special[held[0]]],
         )
         return
     away = [where for where, value in tensors.items() if str(value.device) != device]

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckptool.errors import counted
+from ckptool.errors import counted, quoted
 from ckptool.preflight.boxes import YXYX, Boxes, check_boxes
 from ckptool.preflight.findings import Finding, error, note
-from ckptool.preflight.images import Batch, shape_text
+from ckptool.preflight.images import Batch, shape_text, special_layout
 from ckptool.preflight.subject import Subject
 from ckptool.preflight.targets.common import (
     Labels,
@@ -94,6 +94,10 @@ def _pairs(targets: Mapping[str, Any], batch: Batch, subject: Subject) -> Iterat
 
 
 def _shapes(boxes: Any, classes: Any, count: int) -> Iterator[Finding]:
+    for key, value, wanted in (("bbox", boxes, "batch×n×4"), ("cls", classes, "batch×n")):
+        if not isinstance(value, (list, tuple)) and not value.dim():
+            yield wrong_shape(quoted(key), value.shape, wanted, f"targets[{key!r}]")
+            return
     if len(boxes) != count or len(classes) != count:
         yield error(
             "target-count",
@@ -158,6 +162,8 @@ def _picture(targets: Mapping[str, Any], limits: Array, of: list[int]) -> Array:
 
     size, scale = (targets.get(key) for key in ("img_size", "img_scale"))
     if not isinstance(size, torch.Tensor) or not isinstance(scale, torch.Tensor):
+        return limits
+    if special_layout(size) or special_layout(scale):
         return limits
     if size.dim() != 2 or size.shape[1] != 2 or scale.dim() != 1 or size.is_meta or scale.is_meta:
         return limits
