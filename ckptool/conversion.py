@@ -26,6 +26,7 @@ from ckptool.planning import (
     asked_for,
     in_dialect,
     make_plan,
+    refuse_other_count,
     with_channels,
 )
 from ckptool.plans import Plan, carried_out, execute, made, read_plan
@@ -194,14 +195,8 @@ def _alike(
     other = like if isinstance(like, Checkpoint) else read(like)
     opened, other = darknet_files.paired(opened, other)
     architecture = architecture_of(other.weights)
+    refuse_other_count(other.path, architecture, options.num_classes)
     count = architecture.num_classes if architecture else None
-    if options.num_classes is not None and options.num_classes != count:
-        has = "has no class count that is known" if count is None else f"has {count:,} classes"
-        raise PlanError(
-            f"{quoted(other.path)} {has}, {options.num_classes:,} are asked for",
-            hint="--arch ARCH instead of --like",
-            code="plan.options",
-        )
     target = Target(other.path, other.weights.specs, count, architecture)
     target = with_channels(target, options.in_chans)
     found = make_plan(opened.weights, target, options)

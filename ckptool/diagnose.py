@@ -13,9 +13,10 @@ from ckptool.causes import Cause, Target
 from ckptool.causes.precision import dtypes
 from ckptool.changes import Values
 from ckptool.checkpoint import Checkpoint, WeightSet
-from ckptool.compare import Entry, as_loaded
+from ckptool.compare import Entry, as_loaded, compare_weights
 from ckptool.errors import ArchitectureError, counted, listed
 from ckptool.identification import agrees, anchor_side
+from ckptool.planning import architecture_of, refuse_other_count
 from ckptool.plugins import EXACT
 from ckptool.reading import read
 from ckptool.solving import Solved, solve
@@ -102,9 +103,11 @@ def diff(
     other = _other(like, like_weights, values)
     if other is not None:
         found, other = darknet_files.paired(found, other)
+    if other is not None and num_classes is not None:
+        refuse_other_count(other.path, architecture_of(other.weights), num_classes)
     target = target_of(arch, other, num_classes, live=live)
     opened = found if other is not None else darknet_files.keyed(found, target.architecture)
-    solved = solve(opened.weights, target)
+    solved = solve(opened.weights, target if other is None else _recognised(target, opened, other))
     also = _also_fits(opened.weights, target)
     whole = any(cause.whole for cause in solved.causes)
     casts = [] if whole else dtypes(solved.weights.specs, solved.after.entries)
@@ -149,6 +152,19 @@ def _other(
             code="architecture.values",
         )
     return like if like is None or isinstance(like, Checkpoint) else read(like, weights=weights)
+
+
+def _recognised(target: Target, opened: Checkpoint, other: Checkpoint) -> Target:
+    """The target with the architecture that the other checkpoint is of.
+
+    It tells another spelling or size of the same network from another network.
+    """
+    if compare_weights(opened.weights, target.specs).fits:
+        return target
+    architecture = architecture_of(other.weights)
+    if architecture is None:
+        return target
+    return replace(target, num_classes=architecture.num_classes, architecture=architecture)
 
 
 def _compared(

@@ -310,7 +310,7 @@ def _told_inside(known: set[_Module], above: Iterable[list[_Module]]) -> Iterato
     """
     children: dict[_Module | None, dict[_Module, None]] = {}
     for path in above:
-        for module, parent in zip(path, [*path[1:], None], strict=True):
+        for module, parent in zip(path, [*path[1:], None], strict=False):
             children.setdefault(parent, {})[module] = None
     for parent, inside in children.items():
         if parent is not None and parent not in known:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool import dialects
-from ckptool.architectures import darknet_files, frozen
+from ckptool.architectures import darknet_files, find, frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
@@ -133,6 +133,8 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
         more = _from_dialect(asked, target, options.from_dialect)
         asked, _ = carried_out(more, asked)
         steps += more
+    elif target is not None and options.to_dialect is not None:
+        _refuse_either(asked, target)
     if target is not None:
         steps += _towards(asked, target, options)
     elif options.need_architecture:
@@ -152,6 +154,19 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
     dtype = None if options.dtype is None else cast_target(options.dtype)
     dialect = target.architecture.dialect if target and target.architecture else None
     return made(weights, steps, arch=name, num_classes=count, dtype=dtype, dialect=dialect)
+
+
+def refuse_other_count(path: str, known: Architecture | None, asked: int | None) -> None:
+    """Raise if another class count is asked for than the file has that shall be matched."""
+    count = known.num_classes if known else None
+    if asked is None or asked == count:
+        return
+    has = "has no class count that is known" if count is None else f"has {count:,} classes"
+    raise PlanError(
+        f"{quoted(path)} {has}, {asked:,} are asked for",
+        hint="--arch ARCH instead of --like",
+        code="plan.options",
+    )
 
 
 def in_dialect(architecture: Architecture, name: str | None) -> Architecture:
@@ -256,6 +271,33 @@ def _from_dialect(weights: WeightSet, target: Target, name: str) -> list[Step]:
     prefix = next((prefix for prefix, mark in marks if prefix + mark in specs), "")
     edits = dialects.edits(found, wanted, architecture, prefix)
     return [Step(edit, options) for edit, options in edits.items()]
+
+
+def _refuse_either(weights: WeightSet, target: Target) -> None:
+    """Raise if the weights are in the target's dialect or in another one with the same keys.
+
+    To leave them as they are would be a guess. From two other dialects the diff tells.
+    """
+    architecture = target.architecture
+    wanted = dialects.native(architecture) if architecture else None
+    if architecture is None or wanted is None:
+        return
+    own = find(architecture.name)
+    keys = dialects.spelled(own, wanted).specs.keys()
+    marked = [found for found, _ in dialects.recognised(weights.specs, prefixes(weights.specs))]
+    alike = [
+        found
+        for found in marked
+        if dialects.spells(found, own) and dialects.spelled(own, found).specs.keys() == keys
+    ]
+    others = [found for found in alike if found.name != wanted.name]
+    if others and len(alike) > len(others):
+        told = (f"{quoted(d.name)} ({d.when})" if d.when else quoted(d.name) for d in alike)
+        raise PlanError(
+            f"keys and shapes cannot tell whether the file is {' or '.join(told)} already",
+            hint=f"--from-dialect {others[0].name}",
+            code="plan.dialect",
+        )
 
 
 def _towards(weights: WeightSet, target: Target, options: Options) -> list[Step]:

@@ -203,7 +203,20 @@ def test_like_compares_two_files(tmp_path, capsys):
     assert ckptool.diff(ckptool.read(one), like=ckptool.read(other)).fits_strict
 
 
+def test_like_has_the_class_count_of_the_other_file(tmp_path):
+    """Another one that is asked for is refused, not passed over."""
+    path = write(held(effdet(D0)), tmp_path / "one.pth")
+    assert ckptool.diff(path, like=path, num_classes=90).fits_strict
+    with pytest.raises(ckptool.CkptError, match="has 90 classes, 20 are asked for") as e:
+        ckptool.diff(path, like=path, num_classes=20)
+    assert e.value.hint == "--arch ARCH instead of --like"
+
+
 REFUSED = {
+    "--arch tf_efficientdet_d0 --num-classes 99999999999": (
+        "`tf_efficientdet_d0` cannot have 99,999,999,999 classes",
+        None,
+    ),
     "--arch tf_efficientdet_d77": (
         "no architecture is called `tf_efficientdet_d77`",
         "the closest are `tf_efficientdet_d7`, `tf_efficientdet_d7x`, `tf_efficientdet_d6`; "

@@ -63,6 +63,9 @@ class RowLayout:
         return "normal", (math.sqrt(2 / fan_out),)
 
 
+# Far above all label sets there are, and few enough to be counted through.
+_MOST_CLASSES = 1_000_000
+
 Legacy = Mapping[str, tuple[tuple[str, str | None], ...]]
 
 
@@ -117,7 +120,7 @@ class Architecture:
             )
         if num_classes is None or num_classes == self.num_classes:
             return self.specs
-        if not self.axes or num_classes < 1:
+        if not self.axes or not 1 <= num_classes <= _MOST_CLASSES:
             raise ArchitectureError(
                 f"{quoted(self.name)} cannot have {num_classes:,} classes"
                 + ("" if self.axes else ": nothing was found in it that depends on a class count"),

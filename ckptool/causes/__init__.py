@@ -33,7 +33,7 @@ class Target:
     @property
     def option(self) -> str:
         """The option of the command line that names it."""
-        if self.architecture is None:
+        if self.architecture is None or self.architecture.name != self.name:
             return f"--like {shlex.quote(self.name)}"
         return f"--arch {shlex.quote(self.architecture.name)}"
 

@@ -280,3 +280,18 @@ def test_nothing_to_guess_is_said(tmp_path: Path) -> None:
     path = saved({"a.weight": TensorSpec("float32", (3, 4))}, tmp_path / "in.pth")
     with pytest.raises(ckptool.CkptError, match="there is no guess to accept"):
         ckptool.convert(path, tmp_path / "out.pth", accept_guess=True)
+
+
+def test_modules_of_which_some_keys_stand_outside() -> None:
+    """Keys without a dot are in no module, whatever stands beside them."""
+    specs = dict(find(D0).specs)
+    some = {key if n % 2 else f"wrap.{key}": spec for n, (key, spec) in enumerate(specs.items())}
+    found = judged(some, D0)
+    assert found is not None
+    assert found.against is not None
+    flat = {
+        key.replace(".", "_") if n % 2 else key: spec for n, (key, spec) in enumerate(specs.items())
+    }
+    found = judged(flat, D0)
+    assert found is not None
+    assert found.against is None

@@ -151,6 +151,17 @@ def test_yolov4_tiny_copied_plainly_is_another_network(tmp_path: Path) -> None:
         e.value
     )
     assert e.value.hint == "--from-dialect wongkinyiu-first-half"
+    # To leave the tensors as they are would be to guess that they are as they should be.
+    half = "wongkinyiu-first-half"
+    with pytest.raises(ckptool.CkptError, match="cannot tell whether the file is") as e:
+        ckptool.convert(plain, tmp_path / "no.pth", to_dialect=half)
+    assert e.value.hint == "--from-dialect wongkinyiu"
+    path = tmp_path / "half.pth"
+    ckptool.convert(plain, path, to_dialect=half, from_dialect="wongkinyiu")
+    assert furthest(outputs(loaded(like, torch.load(path)), image(64)), wanted) <= FOLDED
+    ckptool.convert(path, tmp_path / "same.pth", to_dialect=half, from_dialect=half)
+    same = torch.load(tmp_path / "same.pth")
+    assert all(torch.equal(value, same[key]) for key, value in torch.load(path).items())
 
 
 CSP_TO = {
