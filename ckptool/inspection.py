@@ -15,6 +15,9 @@ from ckptool.reading import Opened, open_file
 from ckptool.statistics import TensorStatistics, measure, value_findings
 from ckptool.tensors import LazyTensor, View
 
+# What is refused, where its kind is no adjective of a tensor.
+_WORDS = {"dtype": "tensor", "array": "array", "module": "module", "storage": "storage"}
+
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
@@ -139,7 +142,8 @@ def _findings(chosen: WeightSet, format_: str) -> list[Finding]:
         findings.append(
             Finding(
                 f"refused-{kind}",
-                f"{counted(len(of_kind), f'{kind} tensor')} listed but not read ({reason}): "
+                f"{counted(len(of_kind), _WORDS.get(kind, f'{kind} tensor'))} listed but not read "
+                f"({reason}): "
                 f"{listed(of_kind, 3)}",
                 tuple(of_kind),
             )

@@ -16,6 +16,10 @@ _PARTS = ("_parameters", "_buffers", "_modules")
 # Two kinds of module pickle themselves as a call: with all attributes, or with the inner module.
 _TRACED = "torch.fx.graph_module.reduce_graph_module"
 _COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
+# The weights of a quantised layer are an attribute: an object of the kernel that reads them.
+_PACKED = "torch.ScriptObject"
+# No class of these overrides what `state_dict()` gives.
+_PLAIN = ("torch.nn.modules.", "torch.nn.parallel.", "torch.optim.swa_utils.")
 _HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks")
 
 
@@ -70,6 +74,12 @@ def salvage(tree: Tree, budget: Budget) -> WeightSet:
                 refused[prefix + key] = Refused(
                     "unknown", f"{quoted(value.type)} is no tensor known here"
                 )
+        for key, value in parts.items():
+            if is_tree(value) and value.type == _PACKED:
+                budget.spend_key(prefix, key)
+                refused[prefix + key] = Refused(
+                    "quantised", "packed by the kernel that reads it, as integers with a scale"
+                )
         children = []
         for key, child in _children_of(parts["_modules"]):
             budget.spend_key(prefix, key)
@@ -113,7 +123,7 @@ def _holds_anything(value: Value) -> bool:
 
 
 def _findings(root: str, classes: list[str], hooked: list[str]) -> tuple[Finding, ...]:
-    own = [name for name in classes if not name.startswith("torch.nn.modules.")]
+    own = [name for name in classes if not name.startswith(_PLAIN)]
     overrides = "overrides" if len(own) == 1 else "override"
     findings = [
         Finding(

@@ -87,8 +87,12 @@ def value_findings(
         findings.append(
             Finding(
                 "untrained-batchnorm",
-                f"all {len(fresh):,} BatchNorm layers are as they start (mean 0, variance 1): "
-                "was this model ever trained?",
+                (
+                    "the BatchNorm layer is as it starts"
+                    if len(fresh) == 1
+                    else f"all {len(fresh):,} BatchNorm layers are as they start"
+                )
+                + " (mean 0, variance 1): was this model ever trained?",
                 fresh,
             )
         )

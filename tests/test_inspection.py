@@ -359,3 +359,32 @@ def test_inspect_is_quick_and_small(name: str, suffix: str, tmp_path: Path) -> N
         if best <= MOST_SECONDS:
             break
     assert best <= MOST_SECONDS
+
+
+def test_a_dtype_that_is_not_read_is_no_danger(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    torch.save({"w": torch.empty(4, dtype=torch.bits8), "b": torch.zeros(2)}, path)
+    found = inspect(path)
+    assert [(item.code, item.message) for item in found.findings] == [
+        (
+            "refused-dtype",
+            "1 tensor listed but not read (its element type `torch.bits8` is not known here): `w`",
+        )
+    ]
+
+
+def test_one_norm_that_is_as_it_starts(tmp_path: Path) -> None:
+    torch.save(nn.BatchNorm2d(2).state_dict(), tmp_path / "x.pth")
+    (found,) = inspect(tmp_path / "x.pth", stats=True).findings
+    assert found.message == (
+        "the BatchNorm layer is as it starts (mean 0, variance 1): was this model ever trained?"
+    )
+
+
+def test_a_wrapper_of_torch_is_not_suspected_of_other_keys(tmp_path: Path) -> None:
+    torch.save(nn.DataParallel(nn.Linear(2, 2)), tmp_path / "x.pth")
+    (found,) = inspect(tmp_path / "x.pth").findings
+    assert found.message == (
+        "rebuilt from the pickled module `torch.nn.parallel.data_parallel.DataParallel` without "
+        "its class"
+    )

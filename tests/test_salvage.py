@@ -373,3 +373,18 @@ def test_training_checkpoints_with_modules_inside(tmp_path: Path) -> None:
         "object": {"model": wanted["model"], "ema.ema": wanted["ema"]},
     }
     assert read(tmp_path / "both.pt").weights.name == "ema"
+
+
+def test_the_weights_of_a_quantised_layer_are_listed(tmp_path: Path) -> None:
+    """They are an attribute, packed by a kernel, and no parameter."""
+    with _quiet():
+        model = torch.ao.quantization.quantize_dynamic(
+            nn.Sequential(nn.Linear(3, 3), nn.Conv2d(3, 3, 1))
+        )
+        torch.save(model, tmp_path / "x.pth")
+        assert "0._packed_params._packed_params" in model.state_dict()
+    ckpt = read(tmp_path / "x.pth")
+    assert list(ckpt) == ["1.weight", "1.bias"]
+    assert {key: item.kind for key, item in ckpt.weights.refused.items()} == {
+        "0._packed_params._packed_params": "quantised"
+    }

@@ -128,6 +128,12 @@ def not_torch(names: list[str]) -> CkptError:
             hint="load it with torch 1.4 or later and save it again",
             code="unsupported.torchscript",
         )
+    if any(name.endswith("archive_format") for name in names):
+        return UnsupportedError(
+            "this is a program of torch.export, a graph with weights of its own",
+            hint="save the weights where it was exported: torch.save(model.state_dict(), …)",
+            code="unsupported.export",
+        )
     return NotACheckpointError(
         f"a zip archive without `data.pkl`: it holds {listed(names, 3) or 'nothing'}",
         hint="a checkpoint written by torch.save has data.pkl; was it packed together with "

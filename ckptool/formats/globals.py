@@ -82,6 +82,7 @@ _HARMLESS = frozenset(
 _REBUILDERS = re.compile(
     r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type(_v2)?"
     r"|torch\.jit\._pickle\.(build_\w+|restore_type_tag)|__torch__\..*"
+    r"|torch\.(bits|q?u?int|float)\d\w*"  # dtypes that are not read
     r"|numpy\.(_core|core)\.(multiarray\.(_reconstruct|scalar)|numeric\._frombuffer)"
     r"|numpy\.random\._pickle\.\w+"
 )

@@ -271,3 +271,16 @@ def test_no_sentence_advises_to_run_the_file(tmp_path: Path) -> None:
         assert "weights_only" not in text
         assert "unsafe" not in text.lower()
         assert "trust" not in text.lower()
+
+
+def test_a_program_of_torch_export(tmp_path: Path) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2),))
+    torch.export.save(program, tmp_path / "x.pt2")
+    with pytest.raises(CkptError) as caught:
+        read(tmp_path / "x.pt2")
+    assert caught.value.code == "unsupported.export"
+    assert caught.value.message.endswith(
+        "this is a program of torch.export, a graph with weights of its own"
+    )
+    assert caught.value.hint is not None
+    assert "torch.save(model.state_dict()" in caught.value.hint
