@@ -195,6 +195,13 @@ def test_live_measures_the_installed_package(tmp_path, capsys):
     assert "784 tensors match" in capsys.readouterr().out
 
 
+def test_one_line_more_is_one(tmp_path, capsys):
+    state = {**held(effdet(D0)), "one.a": Held(torch.float32, ()), "two.a": Held(torch.float32, ())}
+    path = write(state, tmp_path / "weights.pth")
+    main(["diff", str(path), "--arch", D0, "--limit", "1"])
+    assert "\n  and 1 more line; --limit 0 shows every key\n" in capsys.readouterr().out
+
+
 def test_like_compares_two_files(tmp_path, capsys):
     one = write(held(effdet(D0)), tmp_path / "one.pth")
     other = write(held(effdet(D0)), tmp_path / "other.safetensors")

@@ -156,7 +156,8 @@ def _differences(entries: Sequence[Entry], limit: int, width: int) -> list[str]:
     shown = [[kind, _named(pattern, n, room), *sides] for kind, pattern, n, sides in rows]
     lines = ["", *table([["", "", "found", "wanted"], *shown] if beside else shown)]
     if total > len(shown):
-        lines.append(f"  and {total - len(shown):,} more lines; --limit 0 shows every key")
+        more = counted(total - len(shown), "more line")
+        lines.append(f"  and {more}; --limit 0 shows every key")
     return lines
 
 
