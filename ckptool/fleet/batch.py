@@ -12,10 +12,19 @@ from ckptool.architectures import find
 from ckptool.conversion import refuse_contradictions
 from ckptool.destinations import check_suffix
 from ckptool.errors import CkptError
-from ckptool.fleet.inputs import Input, expanded, outputs
-from ckptool.fleet.journal import Journal
+from ckptool.fleet.inputs import Input, expanded, outputs, without
+from ckptool.fleet.journal import Journal, made_for
 from ckptool.fleet.local import processors, run_all
-from ckptool.fleet.tasks import DONE, FAILED, Job, Outcome, Task, state_of
+from ckptool.fleet.tasks import (
+    DONE,
+    FAILED,
+    Job,
+    Outcome,
+    Task,
+    make_folder,
+    modified,
+    state_of,
+)
 from ckptool.reading import read
 from ckptool.remote.urls import is_url
 
@@ -97,14 +106,14 @@ def batch(
     """
     check_suffix(f"x{suffix}")
     _refuse(job)
-    pairs = list(outputs(expanded(inputs), out, suffix, root))
-    if not is_url(out):
-        os.makedirs(out, exist_ok=True)
+    found = list(expanded(inputs))
+    make_folder(out)
     path = journal or (JOURNAL if is_url(out) else os.path.join(out, JOURNAL))
     start = time.monotonic()
     with Journal(path, job.digest) as book:
+        pairs = list(outputs(without(found, out, book.made), out, suffix, root))
         summary = Summary(len(pairs), path)
-        tasks = _pending(pairs, book.before, summary, retry_failed=retry_failed, force=force)
+        tasks = _pending(pairs, book, summary, retry_failed=retry_failed, force=force)
         if engine == "ray":
             from ckptool.fleet.on_ray import run_all as on_ray
 
@@ -134,24 +143,34 @@ def _refuse(job: Job) -> None:
 
 def _pending(
     pairs: Iterable[tuple[Input, str]],
-    before: dict[str, Outcome],
+    book: Journal,
     summary: Summary,
     *,
     retry_failed: bool,
     force: bool,
 ) -> Iterator[Task]:
-    """The tasks that are left to do, made one by one; the others are counted."""
-    for (path, _, state), output in pairs:
-        known = before.get(path)
-        if known is None:
-            yield Task(path, output, force)
-        elif not _is_current(known, state) or (known.status == FAILED and retry_failed):
-            yield Task(path, output, True)  # it is ours
-        else:
+    """The tasks that are left to do, made and begun one by one; the others are counted."""
+    for (path, _, state, _), output in pairs:
+        known = book.before.get(path)
+        again = retry_failed and known is not None and known.status == FAILED
+        if known is not None and not again and _is_current(known, output, state):
             summary.count(known, before=True)
+            continue
+        since = book.ours_since(path, output)
+        task = Task(path, output, force or (since is not None and _is_ours(output, since)))
+        book.begin(task)
+        yield task
 
 
-def _is_current(known: Outcome, state: tuple[int, str] | None) -> bool:
+def _is_ours(output: str, since: float) -> bool:
+    """Whether what is there under the name of an output is not older than that."""
+    try:
+        return since == 0.0 or modified(output) >= since
+    except CkptError:
+        return False
+
+
+def _is_current(known: Outcome, output: str, state: tuple[int, str] | None) -> bool:
     """Whether an outcome is still that of the input, and its output still there."""
     try:
         nbytes, version = state or state_of(known.input)
@@ -159,4 +178,6 @@ def _is_current(known: Outcome, state: tuple[int, str] | None) -> bool:
         nbytes, version = 0, ""
     if (nbytes, version) != (known.nbytes, known.version):
         return False
-    return known.status == FAILED or is_url(known.output) or os.path.exists(known.output)
+    if known.status == FAILED:
+        return known.output == output
+    return made_for(known, output) and (is_url(known.output) or os.path.exists(known.output))

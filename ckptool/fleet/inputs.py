@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptool.errors import CkptError, PlanError, quoted
 from ckptool.files import ByteFile
 from ckptool.fleet.tasks import digest
 from ckptool.remote.urls import is_url, scheme
 
+if TYPE_CHECKING:
+    from ckptool.remote.stores import Stat
+
 _MOST_NAMES = 1 << 30  # bytes of a file of names
 _WILD = frozenset("*?[")
+_INDEX = ".index.json"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(\.\w+)$")
 
 
 class Input(NamedTuple):
     """A file, and the part of its path that the output is named after.
 
     `state` is what a listing told of it, as `tasks.state_of` would; None where nothing did.
+    `found` is whether a pattern found it, and nobody named it.
     """
 
     path: str
     part: str
     state: tuple[int, str] | None = None
+    found: bool = False
 
 
 def expanded(words: Iterable[str]) -> Iterator[Input]:
@@ -46,7 +55,7 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
             if not found:
                 raise CkptError(f"{quoted(word)}: no file has such a name", code="file.missing")
             start = len(_fixed(word))
-            yield from (Input(path, path[start:], state) for path, state in found)
+            yield from (Input(path, path[start:], state, True) for path, state in found)
         else:
             yield Input(word, os.path.basename(word.rstrip("/")))
 
@@ -61,21 +70,51 @@ def outputs(
     Raises: PlanError if two inputs have one output, or one is not below the root.
     """
     taken: dict[str, str] = {}
+    given: set[str] = set()
     for found in inputs:
-        path = found.path
+        path = known_as(found.path)
+        if path in given:
+            continue
+        given.add(path)
         below = found.part if root is None else _below(path, root)
-        stem, old = os.path.splitext(below.removesuffix(".index.json"))
+        stem, old = os.path.splitext(below.removesuffix(_INDEX))
         name = (stem if old[1:].isalpha() else below.rstrip("/")) + suffix
         target = f"{out.rstrip('/')}/{name}"
         other = taken.setdefault(target, path)
-        if other is path:
-            yield found, target
-        elif other != path:
+        if other is not path:
             raise PlanError(
                 f"{quoted(other)} and {quoted(path)} would both become {quoted(target)}",
                 hint="--root FOLDER keeps the folders below it",
                 code="batch.outputs",
             )
+        yield found._replace(path=path), target
+
+
+def without(
+    inputs: Iterable[Input], out: str, made: Callable[[], Iterable[str]]
+) -> Iterator[Input]:
+    """The inputs but for those that patterns found among the outputs in `out`, shards too.
+
+    `made` gives the outputs; it is asked only if it matters.
+    """
+    home = known_as(out).rstrip("/") + "/"
+    home = "" if home == "./" else home
+    outputs: set[str] | None = None
+    for given in inputs:
+        path = known_as(given.path)
+        if given.found and path.startswith(home):
+            if outputs is None:
+                outputs = {known_as(output).removesuffix(_INDEX) for output in made()}
+            folder, name = os.path.split(path.removesuffix(_INDEX))
+            whole = os.path.join(folder, _SHARD.sub(r"\1", name))
+            if outputs & {path.removesuffix(_INDEX), folder, whole}:
+                continue
+        yield given
+
+
+def known_as(path: str) -> str:
+    """One text for the ways to write a path, which still leads where it led."""
+    return path if is_url(path) else str(PurePath(path))
 
 
 def _below(path: str, root: str) -> str:
@@ -105,8 +144,15 @@ def _found(pattern: str) -> list[tuple[str, tuple[int, str] | None]]:
                 code="batch.pattern",
             )
         listed = stores.matching(pattern).items()
-        return [(url, (s.size, digest(s.version)) if s else None) for url, s in listed]
+        return [(url, _state(url, told)) for url, told in listed]
     return [(path, None) for path in sorted(glob.iglob(pattern, recursive=True))]
+
+
+def _state(url: str, told: Stat | None) -> tuple[int, str] | None:
+    """What a listing tells; of a folder or an index that is not enough."""
+    if told is None or told.folder or url.endswith(_INDEX):
+        return None
+    return told.size, digest(told.version)
 
 
 def _fixed(pattern: str) -> str:

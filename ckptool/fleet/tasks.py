@@ -11,13 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ckptool.conversion import prepare
-from ckptool.errors import CkptError, printable
+from ckptool.errors import CkptError, OutputError, printable, quoted
+from ckptool.files import is_plain
+from ckptool.formats.sharded import LARGEST_INDEX
+from ckptool.places import inside, is_folder, names_in, open_bytes
 from ckptool.planning import Options
 from ckptool.plans import Plan
 from ckptool.remote.urls import is_url
 from ckptool.writing import carry_out
 
 DONE, FAILED = "done", "failed"
+DIED = "worker.died"
+_INDEX = ".index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,7 @@ def run(job: Job, task: Task) -> Outcome:
             weights=job.weights,
             options=job.options,
         )
-        _make_folder(task.output)
+        make_folder(os.path.dirname(task.output))
         result = carry_out(
             prepared, task.output, force=task.force, max_shard_size=job.max_shard_size
         )
@@ -113,16 +118,34 @@ def died(task: Task, how: str) -> Outcome:
     nbytes, version = 0, ""
     with suppress(CkptError):
         nbytes, version = state_of(task.input)
-    return Outcome(
-        task.input, task.output, FAILED, nbytes, version, code="worker.died", reason=reason
-    )
+    return Outcome(task.input, task.output, FAILED, nbytes, version, code=DIED, reason=reason)
 
 
 def state_of(path: str) -> tuple[int, str]:
-    """The size of a file or an object in bytes, and a text that is another one once it is changed.
+    """The size of a checkpoint in bytes, and a text that is another one once it is changed.
+
+    A folder and an index of shards are as large as the files that belong to them, and change with
+    any of them.
 
     Raises: CkptError if there is no such file.
     """
+    size, version = _state_of_one(path)
+    folder = is_folder(path)
+    if not folder and not path.endswith(_INDEX):
+        return size, version
+    names = names_in(path) if folder else _shards(path)
+    home = path if folder else os.path.dirname(path)
+    parts = []
+    for name in names:
+        try:
+            parts.append((name, *_state_of_one(inside(home, name))))
+        except CkptError as error:
+            parts.append((name, 0, error.code))
+    own = 0 if folder else size
+    return own + sum(part[1] for part in parts), digest([None if folder else version, parts])
+
+
+def _state_of_one(path: str) -> tuple[int, str]:
     if is_url(path):
         from ckptool.remote import stores
 
@@ -138,12 +161,50 @@ def state_of(path: str) -> tuple[int, str]:
     return status.st_size, f"{status.st_mtime_ns}-{status.st_ino}"
 
 
+def _shards(path: str) -> list[str]:
+    """The files that an index of shards names, in its folder; none if it is broken."""
+    file = open_bytes(path)
+    try:
+        places = json.loads(bytes(file.read(0, min(file.size, LARGEST_INDEX))))["weight_map"]
+        return sorted({name for name in places.values() if is_plain(name)})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
+
+
+def modified(path: str) -> float:
+    """When a file or an object was last written, in seconds as `time.time()`; 0 if it is not there.
+
+    Raises: CkptError if that cannot be found out.
+    """
+    if is_url(path):
+        from ckptool.remote import stores
+
+        return stores.modified(path)
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
+
+
 def digest(value: Any) -> str:
     """A short digest of JSON values."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _make_folder(output: str) -> None:
-    if not is_url(output):
-        os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+def make_folder(path: str) -> None:
+    """Make a folder if it is not there; of a URL there is none to be made.
+
+    Raises: OutputError if that cannot be.
+    """
+    if is_url(path):
+        return
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise OutputError(
+            f"{quoted(path)}: no folder can be made there: {reason}",
+            hint="--out ANOTHER",
+            code="output.folder",
+        ) from None

@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
         if size > 0:
             return size
     raise PlanError(
-        f"found {quoted(text)}, wanted a size", hint="--max-shard-size 2GB", code="plan.size"
+        f"found {quoted(text)}, wanted a size", hint="2GB or 500MiB, say", code="plan.size"
     )
 
 

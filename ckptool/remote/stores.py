@@ -172,6 +172,29 @@ def exists(url: str) -> bool:
     return _tried(url, ask)
 
 
+def modified(url: str) -> float:
+    """When an object was last written, in seconds as `time.time()`; 0 if it is not there.
+
+    Raises: CkptError if the store does not tell.
+    """
+    fs = _filesystem(url)
+
+    def ask() -> float:
+        fs.invalidate_cache()
+        try:
+            when = fs.modified(url)
+        except FileNotFoundError:
+            return 0.0
+        except NotImplementedError:
+            raise UnsupportedError(
+                f"{quoted(shown(url))}: the store does not say when it was written",
+                code="remote.modified",
+            ) from None
+        return float(when.timestamp())
+
+    return _tried(url, ask)
+
+
 def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: bool) -> None:
     """Put blocks into an object that is there only once it is complete; `new` refuses another.
 

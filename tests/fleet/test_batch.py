@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 from files_made import BROKEN, fleet
+from safetensors.torch import save_file
 
 import ckptool
 from ckptool.cli import main
 from ckptool.errors import CkptError, OutputError, PlanError
 from ckptool.fleet import local
 from ckptool.fleet.batch import Summary, batch
-from ckptool.fleet.journal import entries
+from ckptool.fleet.journal import Journal, entries
 from ckptool.fleet.local import run_all
 from ckptool.fleet.tasks import Job, Task
 from ckptool.planning import Options
@@ -273,8 +274,9 @@ def test_stopped_in_the_middle_it_goes_on(
         assert process.returncode == 130
         assert said.decode() == "stopped; the same command goes on where it was\n"
         assert not list(out.rglob(".ckptool-*"))
-    found = batch([f"{folder}/*/*.pth"], str(out), HALF, workers=2, force=True)
+    found = batch([f"{folder}/*/*.pth"], str(out), HALF, workers=2)
     assert found.done + found.skipped == 133
+    assert found.causes.keys().isdisjoint({"output.exists"})
     check_outputs(folder, out, broken, found.journal)
 
 
@@ -285,9 +287,82 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     batch(words, str(out), HALF, workers=1)
     journal = out / "ckptool-batch.jsonl"
     journal.write_bytes(journal.read_bytes()[:-30])
-    again = batch(words, str(out), HALF, workers=1, force=True)
+    again = batch(words, str(out), HALF, workers=1)
     assert (again.done, again.skipped) == (1, 2)
     assert batch(words, str(out), HALF, workers=1).skipped == 3
+
+
+def test_what_a_killed_batch_began_does_not_replace_what_was_there_before(tmp_path: Path) -> None:
+    """Its output is its own if it was written since; what is older never was."""
+    for name in "ab":
+        saved(tmp_path / f"{name}.pth")
+    words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
+    ours, theirs = saved(out / "a.safetensors"), saved(out / "b.safetensors")
+    with Journal(str(out / "ckptool-batch.jsonl"), HALF.digest) as book:
+        for output in (ours, theirs):
+            book.begin(Task(str(tmp_path / f"{output.stem}.pth"), str(output)))
+    os.utime(ours, (time.time() + 60,) * 2)
+    os.utime(theirs, (0, 0))
+    found = batch(words, str(out), HALF, workers=1)
+    assert (found.done, found.failed, {*found.causes}) == (1, 1, {"output.exists"})
+    found = batch(words, str(out), HALF, workers=1, retry_failed=True)
+    assert (found.skipped, {*found.causes}) == (1, {"output.exists"})
+    assert read(theirs)["layer.weight"].dtype == "float32"
+
+
+def test_its_own_outputs_are_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        saved(tmp_path / "in" / f"{name}.pth")
+    for job, out in ((HALF, "in/whole"), (Job(max_shard_size=8), "in/shards"), (HALF, "in")):
+        journal = f"{out}/journal.jsonl"
+        assert batch(["in/?.pth"], out, job, workers=1, journal=journal).done == 2
+        found = batch(["./in/**/*.[pjs]*"], out, job, workers=1, journal=journal, root="in")
+        assert (found.files, found.skipped) == (2, 2)
+        for path in Path("in").rglob("*"):
+            if path.is_file() and path.suffix != ".pth":
+                path.unlink()
+
+
+def test_another_name_for_the_output_is_another_output(tmp_path: Path) -> None:
+    saved(tmp_path / "a.pth")
+    words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
+    assert batch(words, str(out), HALF, workers=1).done == 1
+    assert batch(words, str(out), HALF, workers=1, suffix=".pth").done == 1
+    assert batch([f"{tmp_path}/./a.pth"], str(out), HALF, workers=1, suffix=".pth").skipped == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "a.pth",
+        "a.safetensors",
+        "ckptool-batch.jsonl",
+    ]
+
+
+def test_a_shard_that_changed_is_a_change_of_the_set(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", str(tmp_path / "out")
+    folder.mkdir()
+    parts = [folder / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    for part in parts:
+        save_file({part.stem: torch.ones(2)}, part)
+    places = {part.stem: part.name for part in parts}
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    words = [str(index), str(folder)]
+    assert batch(words, out, HALF, workers=1).done == 2
+    assert batch(words, out, HALF, workers=1).skipped == 2
+    with open(parts[1], "r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(bytes(4))
+    os.utime(parts[1], (1, 1))
+    assert batch(words, out, HALF, workers=1).done == 2
+
+
+def test_an_out_that_is_a_file(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth")
+    for out, reason in ((path, "it is a file"), (path / "x", "Not a directory")):
+        with pytest.raises(OutputError) as caught:
+            batch([str(path)], str(out), HALF)
+        assert caught.value.message == f"`{out}`: no folder can be made there: {reason}"
+        assert caught.value.hint == "--out ANOTHER"
 
 
 def test_a_journal_is_of_one_job_and_one_batch(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_other_sizes_are_refused(text: str, tmp_path: Path) -> None:
     source(tmp_path)
     with pytest.raises(PlanError, match="wanted a size") as caught:
         sharded(tmp_path, max_shard_size=text)
-    assert caught.value.hint == "--max-shard-size 2GB"
+    assert caught.value.hint == "2GB or 500MiB, say"
     assert names(tmp_path) == []
 
 
