@@ -26,6 +26,9 @@ from ckptool.formats.rebuild import storage_reference
 _BEGINNING = re.compile(r"(?:[^/]+/)?(?:version|byteorder|\.\w.*)")
 _SIZE_AND_START = Struct("<II")
 _LENGTHS = Struct("<3H")
+# A TensorFlow checkpoint is a table of keys, `NAME.index`, and files of values without a magic.
+_TF_TABLE = bytes.fromhex("57fb808b247547db")[::-1]
+_TF_VALUES = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _UNPACK = "unpack it, then try the file inside"
 _FROM = "name the checkpoint that it was exported from"
 _NAME = "name the checkpoint itself"
@@ -59,6 +62,13 @@ def explain(head: bytes, file: Readable) -> CkptError:
     for magic, what, hint in _MAGIC:
         if head.startswith(magic):
             return _not(f"this is {what}", hint, "foreign")
+    end = file.read(max(0, file.size - 8), min(file.size, 8))
+    if end == _TF_TABLE or _TF_VALUES.search(file.path):
+        return _not(
+            "this is part of a TensorFlow checkpoint, which is not read",
+            "export its variables to .npz with TensorFlow",
+            "tensorflow",
+        )
     if head[4:8] == b"TFL3":
         return _not("this is a TensorFlow Lite model", _FROM, "foreign")
     if head[257:262] == b"ustar":

@@ -284,3 +284,14 @@ def test_a_program_of_torch_export(tmp_path: Path) -> None:
     )
     assert caught.value.hint is not None
     assert "torch.save(model.state_dict()" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [("m.ckpt.index", "57fb808b247547db"), ("m.ckpt.data-00000-of-00001", "0000000000000000")],
+)
+def test_the_files_of_a_tensorflow_checkpoint(name: str, end: str, tmp_path: Path) -> None:
+    """Its index is a table of LevelDB, which ends with a magic number; its values have none."""
+    (tmp_path / name).write_bytes(bytes(100) + bytes.fromhex(end)[::-1])
+    with pytest.raises(CkptError, match="part of a TensorFlow checkpoint, which is not read"):
+        read(tmp_path / name)
