@@ -226,5 +226,8 @@ def _unreadable(path: str, error: Exception) -> CkptError:
         return CkptError(f"{quoted(path)}: no such file", code="file.missing")
     if isinstance(error, PermissionError):
         return CkptError(f"{quoted(path)}: no permission to read it", code="file.permission")
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, ValueError):  # Python's own words differ between its versions
+        reason = "its name has a null character in it"
+    else:
+        reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return CkptError(f"{quoted(path)}: cannot be opened: {reason}", code="file.unreadable")
