@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         VerificationError,
         WeightsError,
     )
+    from ckptool.fleet.batch import Summary, batch
     from ckptool.identification import identify
     from ckptool.inspection import inspect
     from ckptool.loading import load_into
@@ -52,11 +53,13 @@ _HOMES = {
     "PlanError": "errors",
     "Report": "preflight",
     "Result": "writing",
+    "Summary": "fleet.batch",
     "TensorSpec": "tensors",
     "UnsupportedError": "errors",
     "VerificationError": "errors",
     "WeightsError": "errors",
     "archs": "architectures",
+    "batch": "fleet.batch",
     "check": "preflight",
     "check_dataset": "preflight",
     "convert": "conversion",
@@ -85,11 +88,13 @@ __all__ = [
     "PlanError",
     "Report",
     "Result",
+    "Summary",
     "TensorSpec",
     "UnsupportedError",
     "VerificationError",
     "WeightsError",
     "archs",
+    "batch",
     "check",
     "check_dataset",
     "convert",

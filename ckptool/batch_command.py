@@ -34,17 +34,6 @@ if TYPE_CHECKING:
 def batch(
     inputs: tuple[str, ...],
     out: str,
-    suffix: str,
-    root: str | None,
-    max_shard_size: str | None,
-    journal: str | None,
-    retry_failed: bool,
-    force: bool,
-    jobs: int | None,
-    memory: str | None,
-    engine: str,
-    address: str | None,
-    weights: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -56,44 +45,17 @@ def batch(
     Example: ckptool batch --arch tf_efficientdet_d0 --dtype fp16 'runs/*/best.pth' --out fp16
     """
     from ckptool.fleet.batch import batch as call
-    from ckptool.fleet.tasks import Job
-    from ckptool.formats.sharded_writer import parse_size
-    from ckptool.planning import Options
-    from ckptool.plans import read_plan
     from ckptool.render.batch import batch_json, batch_text
     from ckptool.terminal import show
 
-    arch, like = options.pop("arch"), options.pop("like")
     plan = None
     if inputs[0].endswith(".json") and not inputs[0].endswith(".index.json"):
-        plan, inputs = read_plan(inputs[0]), inputs[1:]
+        plan, inputs = inputs[0], inputs[1:]
     if not inputs:
         raise click.UsageError("no INPUTS are given")
-    job = Job(
-        plan,
-        arch,
-        like,
-        weights,
-        Options(**options),
-        parse_size(max_shard_size) if max_shard_size else None,
-        parse_size(memory) if memory else None,
-    )
     try:
         with _progress() as progress:
-            found = call(
-                inputs,
-                out,
-                job,
-                suffix=suffix,
-                root=root,
-                journal=journal,
-                retry_failed=retry_failed,
-                force=force,
-                workers=jobs,
-                engine=engine,
-                address=address,
-                progress=progress,
-            )
+            found = call(inputs, out, plan=plan, progress=progress, **options)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on where it was", err=True)
         return 130

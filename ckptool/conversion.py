@@ -64,7 +64,7 @@ def convert(
         like=like,
         plan=plan if plan is None or isinstance(plan, Plan) else read_plan(plan),
         weights=weights,
-        options=_asked(options),
+        options=asked(options),
     )
     path = os.fspath(output) if output else default_output(prepared)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
@@ -83,8 +83,7 @@ def plan(
 
     Raises: CkptError.
     """
-    asked = _asked(options)
-    return prepare(checkpoint, arch=arch, like=like, weights=weights, options=asked).plan
+    return prepare(checkpoint, arch=arch, like=like, weights=weights, options=asked(options)).plan
 
 
 def write(
@@ -149,7 +148,7 @@ def prepare(
     return _identified(opened, options)
 
 
-def _asked(options: Mapping[str, Any]) -> Options:
+def asked(options: Mapping[str, Any]) -> Options:
     """The options of a call, where one text stands for a list of one."""
     lists = ("rename", "drop", "keep", "keep_fp32")
     values: dict[str, Any] = {

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ckptool.architectures import find
-from ckptool.conversion import refuse_contradictions
+from ckptool.conversion import asked, refuse_contradictions
 from ckptool.destinations import check_suffix
 from ckptool.errors import CkptError
 from ckptool.fleet.inputs import Input, expanded, outputs, without
@@ -25,6 +26,8 @@ from ckptool.fleet.tasks import (
     modified,
     state_of,
 )
+from ckptool.formats.sharded_writer import parse_size
+from ckptool.plans import Plan, read_plan
 from ckptool.reading import read
 from ckptool.remote.urls import is_url
 
@@ -81,6 +84,60 @@ Progress = Callable[[Summary], None]
 
 
 def batch(
+    inputs: Iterable[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    arch: str | None = None,
+    like: str | os.PathLike[str] | None = None,
+    plan: Plan | str | os.PathLike[str] | None = None,
+    weights: str | None = None,
+    suffix: str = ".safetensors",
+    root: str | os.PathLike[str] | None = None,
+    max_shard_size: str | int | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    retry_failed: bool = False,
+    force: bool = False,
+    jobs: int | None = None,
+    memory: str | int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Summary:
+    """Convert every input into the folder `out`, a path or a URL, and say what came of them all.
+
+    The other options are those of `convert`. What came of each stands in the journal, and what it
+    has as done, and is unchanged, is not done again. `engine` is `local`, with so many `jobs`, or
+    `ray`. Workers import the script that calls this: it calls under `if __name__ == "__main__"`.
+
+    Raises: CkptError for what is wrong with the batch as a whole, before anything is done.
+    """
+    job = Job(
+        plan if plan is None or isinstance(plan, Plan) else read_plan(plan),
+        arch,
+        None if like is None else os.fspath(like),
+        weights,
+        asked(options),
+        parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size,
+        parse_size(memory) if isinstance(memory, str) else memory,
+    )
+    return run_job(
+        (os.fspath(word) for word in inputs),
+        os.fspath(out),
+        job,
+        suffix=suffix,
+        root=None if root is None else os.fspath(root),
+        journal=None if journal is None else os.fspath(journal),
+        retry_failed=retry_failed,
+        force=force,
+        workers=jobs,
+        engine=engine,
+        address=address,
+        progress=progress,
+    )
+
+
+def run_job(
     inputs: Iterable[str],
     out: str,
     job: Job,
@@ -95,14 +152,10 @@ def batch(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Convert every input into the folder `out`, a path or a URL, and write down what came of each.
+    """Do the job with every input, as `batch` says.
 
-    What the journal has as done, and is unchanged, is not done again; what failed is tried again
-    with `retry_failed`, or when the input changed. An output that no journal knows is not replaced
-    without `force`. `engine` is `local`, with so many `workers`, or `ray`. The workers import the
-    script that calls this, which must do so under `if __name__ == "__main__"`.
-
-    Raises: CkptError for what is wrong with the batch as a whole, before anything is done.
+    What failed is tried again with `retry_failed`, or when the input changed. An output that no
+    journal knows is not replaced without `force`.
     """
     check_suffix(f"x{suffix}")
     _refuse(job)

@@ -23,7 +23,7 @@ import ckptool
 from ckptool.cli import main
 from ckptool.errors import CkptError, OutputError, PlanError
 from ckptool.fleet import local
-from ckptool.fleet.batch import Summary, batch
+from ckptool.fleet.batch import Summary, run_job
 from ckptool.fleet.journal import Journal, entries
 from ckptool.fleet.local import run_all
 from ckptool.fleet.tasks import Job, Task
@@ -68,7 +68,7 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
 def test_a_fleet(hundred: tuple[Path, dict[str, str]], tmp_path: Path, count: Any) -> None:
     folder, broken = hundred
     seen: list[int] = []
-    found = batch(
+    found = run_job(
         [f"{folder}/*/*.pth"],
         str(tmp_path / "out"),
         HALF,
@@ -90,7 +90,7 @@ def test_a_fleet(hundred: tuple[Path, dict[str, str]], tmp_path: Path, count: An
     took = sum(entry["seconds"] for entry in entries(found.journal))
     beyond = 1_000 * (2 * found.seconds - took) / found.files
     count("ms of a worker's time for a small file, beyond its conversion", round(beyond))
-    again = batch([f"{folder}/*/*.pth"], str(tmp_path / "out"), HALF, workers=2)
+    again = run_job([f"{folder}/*/*.pth"], str(tmp_path / "out"), HALF, workers=2)
     assert (again.done, again.failed, again.skipped, again.failed_before) == (0, 0, 133, 7)
     assert again.seconds < took
     check_outputs(folder, tmp_path / "out", broken, found.journal)
@@ -129,12 +129,12 @@ def test_what_failed_is_tried_again_where_asked(tmp_path: Path) -> None:
     words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
     (tmp_path / "b.pth").write_bytes(b"")
     job = Job(weights="nothing")
-    assert batch(words, out, job, workers=1).failed == 2
-    assert batch(words, out, job, workers=1).failed_before == 2
-    again = batch(words, out, job, workers=1, retry_failed=True)
+    assert run_job(words, out, job, workers=1).failed == 2
+    assert run_job(words, out, job, workers=1).failed_before == 2
+    again = run_job(words, out, job, workers=1, retry_failed=True)
     assert (again.failed, again.failed_before) == (2, 0)
     (tmp_path / "b.pth").write_bytes(b"<html>")
-    again = batch(words, out, job, workers=1)
+    again = run_job(words, out, job, workers=1)
     assert (again.failed, again.failed_before) == (1, 1)
     assert {*again.causes} == {"weights.unknown", "not-a-checkpoint.html"}
 
@@ -142,10 +142,10 @@ def test_what_failed_is_tried_again_where_asked(tmp_path: Path) -> None:
 def test_what_changed_is_done_again(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{name}.pth") for name in "abc"]
     words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
-    assert batch(words, str(out), HALF, workers=1).done == 3
+    assert run_job(words, str(out), HALF, workers=1).done == 3
     saved(paths[0], 2.0)
     (out / "b.safetensors").unlink()
-    again = batch(words, str(out), HALF, workers=1)
+    again = run_job(words, str(out), HALF, workers=1)
     assert (again.done, again.skipped) == (2, 1)
     assert read(out / "a.safetensors")["layer.weight"].numpy().max() == 2
     assert (out / "b.safetensors").exists()
@@ -155,9 +155,9 @@ def test_what_is_there_already_is_not_replaced(tmp_path: Path) -> None:
     saved(tmp_path / "a.pth")
     saved(tmp_path / "out" / "a.safetensors")
     words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
-    found = batch(words, out, HALF, workers=1)
+    found = run_job(words, out, HALF, workers=1)
     assert {*found.causes} == {"output.exists"}
-    found = batch(words, out, HALF, workers=1, retry_failed=True, force=True)
+    found = run_job(words, out, HALF, workers=1, retry_failed=True, force=True)
     assert found.done == 1
 
 
@@ -205,7 +205,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     with (tmp_path / "large.pkl").open("wb") as file:
         file.write(b"\x80\x04")
         file.truncate(600 << 20)  # a pickle is read as a whole
-    found = batch(
+    found = run_job(
         [str(tmp_path / "large.pkl"), str(small)],
         str(tmp_path / "out"),
         Job(memory=256 << 20),
@@ -222,7 +222,7 @@ def test_workers_that_die_as_they_start_are_not_replaced_for_ever(
     monkeypatch.setattr(local, "_serve", math.sqrt)  # it does not take what workers are given
     words = [str(saved(tmp_path / f"{number}.pth")) for number in range(20)]
     with pytest.raises(CkptError) as caught:
-        batch(words, str(tmp_path / "out"), HALF, workers=1)
+        run_job(words, str(tmp_path / "out"), HALF, workers=1)
     assert caught.value.code == "worker.died"
     assert caught.value.message.endswith("so did 3 before it, at once")
     assert caught.value.hint == "--memory MORE, or fewer --jobs"
@@ -274,7 +274,7 @@ def test_stopped_in_the_middle_it_goes_on(
         assert process.returncode == 130
         assert said.decode() == "stopped; the same command goes on where it was\n"
         assert not list(out.rglob(".ckptool-*"))
-    found = batch([f"{folder}/*/*.pth"], str(out), HALF, workers=2)
+    found = run_job([f"{folder}/*/*.pth"], str(out), HALF, workers=2)
     assert found.done + found.skipped == 133
     assert found.causes.keys().isdisjoint({"output.exists"})
     check_outputs(folder, out, broken, found.journal)
@@ -284,12 +284,12 @@ def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     for name in "abc":
         saved(tmp_path / f"{name}.pth")
     words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
-    batch(words, str(out), HALF, workers=1)
+    run_job(words, str(out), HALF, workers=1)
     journal = out / "ckptool-batch.jsonl"
     journal.write_bytes(journal.read_bytes()[:-30])
-    again = batch(words, str(out), HALF, workers=1)
+    again = run_job(words, str(out), HALF, workers=1)
     assert (again.done, again.skipped) == (1, 2)
-    assert batch(words, str(out), HALF, workers=1).skipped == 3
+    assert run_job(words, str(out), HALF, workers=1).skipped == 3
 
 
 def test_what_a_killed_batch_began_does_not_replace_what_was_there_before(tmp_path: Path) -> None:
@@ -303,9 +303,9 @@ def test_what_a_killed_batch_began_does_not_replace_what_was_there_before(tmp_pa
             book.begin(Task(str(tmp_path / f"{output.stem}.pth"), str(output)))
     os.utime(ours, (time.time() + 60,) * 2)
     os.utime(theirs, (0, 0))
-    found = batch(words, str(out), HALF, workers=1)
+    found = run_job(words, str(out), HALF, workers=1)
     assert (found.done, found.failed, {*found.causes}) == (1, 1, {"output.exists"})
-    found = batch(words, str(out), HALF, workers=1, retry_failed=True)
+    found = run_job(words, str(out), HALF, workers=1, retry_failed=True)
     assert (found.skipped, {*found.causes}) == (1, {"output.exists"})
     assert read(theirs)["layer.weight"].dtype == "float32"
 
@@ -316,8 +316,8 @@ def test_its_own_outputs_are_no_inputs(tmp_path: Path, monkeypatch: pytest.Monke
         saved(tmp_path / "in" / f"{name}.pth")
     for job, out in ((HALF, "in/whole"), (Job(max_shard_size=8), "in/shards"), (HALF, "in")):
         journal = f"{out}/journal.jsonl"
-        assert batch(["in/?.pth"], out, job, workers=1, journal=journal).done == 2
-        found = batch(["./in/**/*.[pjs]*"], out, job, workers=1, journal=journal, root="in")
+        assert run_job(["in/?.pth"], out, job, workers=1, journal=journal).done == 2
+        found = run_job(["./in/**/*.[pjs]*"], out, job, workers=1, journal=journal, root="in")
         assert (found.files, found.skipped) == (2, 2)
         for path in Path("in").rglob("*"):
             if path.is_file() and path.suffix != ".pth":
@@ -327,9 +327,9 @@ def test_its_own_outputs_are_no_inputs(tmp_path: Path, monkeypatch: pytest.Monke
 def test_another_name_for_the_output_is_another_output(tmp_path: Path) -> None:
     saved(tmp_path / "a.pth")
     words, out = [f"{tmp_path}/*.pth"], tmp_path / "out"
-    assert batch(words, str(out), HALF, workers=1).done == 1
-    assert batch(words, str(out), HALF, workers=1, suffix=".pth").done == 1
-    assert batch([f"{tmp_path}/./a.pth"], str(out), HALF, workers=1, suffix=".pth").skipped == 1
+    assert run_job(words, str(out), HALF, workers=1).done == 1
+    assert run_job(words, str(out), HALF, workers=1, suffix=".pth").done == 1
+    assert run_job([f"{tmp_path}/./a.pth"], str(out), HALF, workers=1, suffix=".pth").skipped == 1
     assert sorted(path.name for path in out.iterdir()) == [
         "a.pth",
         "a.safetensors",
@@ -347,20 +347,30 @@ def test_a_shard_that_changed_is_a_change_of_the_set(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}))
     words = [str(index), str(folder)]
-    assert batch(words, out, HALF, workers=1).done == 2
-    assert batch(words, out, HALF, workers=1).skipped == 2
+    assert run_job(words, out, HALF, workers=1).done == 2
+    assert run_job(words, out, HALF, workers=1).skipped == 2
     with open(parts[1], "r+b") as file:
         file.seek(-4, os.SEEK_END)
         file.write(bytes(4))
     os.utime(parts[1], (1, 1))
-    assert batch(words, out, HALF, workers=1).done == 2
+    assert run_job(words, out, HALF, workers=1).done == 2
+
+
+def test_a_script_does_what_the_command_does(tmp_path: Path) -> None:
+    path, out = saved(tmp_path / "a.pth"), tmp_path / "out"
+    found = ckptool.batch([path], out, dtype="fp16", drop="*.bias", memory="4GiB", jobs=1)
+    assert isinstance(found, ckptool.Summary)
+    assert list(ckptool.read(out / "a.safetensors").keys()) == ["layer.weight"]
+    words = ["--dtype", "fp16", "--drop", "*.bias", "--memory", "4GiB", "--jobs", "1", "--json"]
+    assert main(["batch", str(path), "--out", str(out), *words]) == 0
+    assert len([*entries(found.journal)]) == 1, "it is the same job"
 
 
 def test_an_out_that_is_a_file(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth")
     for out, reason in ((path, "it is a file"), (path / "x", "Not a directory")):
         with pytest.raises(OutputError) as caught:
-            batch([str(path)], str(out), HALF)
+            run_job([str(path)], str(out), HALF)
         assert caught.value.message == f"`{out}`: no folder can be made there: {reason}"
         assert caught.value.hint == "--out ANOTHER"
 
@@ -368,20 +378,20 @@ def test_an_out_that_is_a_file(tmp_path: Path) -> None:
 def test_a_journal_is_of_one_job_and_one_batch(tmp_path: Path) -> None:
     saved(tmp_path / "a.pth")
     words, out = [f"{tmp_path}/*.pth"], str(tmp_path / "out")
-    journal = batch(words, out, HALF, workers=1).journal
+    journal = run_job(words, out, HALF, workers=1).journal
     with pytest.raises(PlanError, match="the journal is of another job"):
-        batch(words, out, Job(options=Options(dtype="bf16")), workers=1)
+        run_job(words, out, Job(options=Options(dtype="bf16")), workers=1)
     other = tmp_path / "notes.txt"
     other.write_text("not a journal\n")
     with pytest.raises(PlanError, match="this is no journal of a batch"):
-        batch(words, out, HALF, workers=1, journal=str(other))
+        run_job(words, out, HALF, workers=1, journal=str(other))
     assert other.read_text() == "not a journal\n"
     import fcntl
 
     with open(journal, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another batch writes this journal"):
-            batch(words, out, HALF, workers=1)
+            run_job(words, out, HALF, workers=1)
 
 
 def test_what_is_wrong_with_all_is_said_at_once(tmp_path: Path) -> None:
@@ -393,10 +403,10 @@ def test_what_is_wrong_with_all_is_said_at_once(tmp_path: Path) -> None:
         (Job(arch="yolov4", like="x.pth"), "plan.options"),
     ):
         with pytest.raises(CkptError) as caught:
-            batch(words, out, job)
+            run_job(words, out, job)
         assert caught.value.code == code
     with pytest.raises(OutputError):
-        batch(words, out, HALF, suffix=".xyz")
+        run_job(words, out, HALF, suffix=".xyz")
     assert not (tmp_path / "out").exists()
 
 

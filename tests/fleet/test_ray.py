@@ -15,7 +15,7 @@ from test_batch import check_outputs
 
 import ckptool
 from ckptool.errors import UnsupportedError
-from ckptool.fleet.batch import batch
+from ckptool.fleet.batch import run_job
 from ckptool.fleet.tasks import Job
 from ckptool.planning import Options
 
@@ -47,7 +47,7 @@ def test_a_node_that_is_killed_costs_no_file(tmp_path: Path) -> None:
     check_outputs(tmp_path / "in", out, broken, found["journal"])
     # The journal is the same whoever worked: the local engine finds nothing left to do.
     job = Job(options=Options(dtype="fp16"))
-    again = batch([f"{tmp_path}/in/*/*.pth"], str(out), job, workers=1)
+    again = run_job([f"{tmp_path}/in/*/*.pth"], str(out), job, workers=1)
     assert (again.done, again.failed, again.skipped) == (0, 0, 76)
 
 
@@ -57,7 +57,7 @@ def test_without_ray_it_is_said_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "a.pth").touch()
     with pytest.raises(UnsupportedError) as caught:
-        batch([str(tmp_path / "a.pth")], str(tmp_path / "out"), Job(), engine="ray")
+        run_job([str(tmp_path / "a.pth")], str(tmp_path / "out"), Job(), engine="ray")
     assert caught.value.hint == "pip install 'ckptool[ray]'"
 
 

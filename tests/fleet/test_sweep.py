@@ -12,7 +12,7 @@ from files_made import BROKEN, fleet
 from test_batch import check_outputs
 from test_ray import on_two_nodes
 
-from ckptool.fleet.batch import batch
+from ckptool.fleet.batch import run_job
 from ckptool.fleet.journal import entries
 from ckptool.fleet.tasks import Job
 from ckptool.planning import Options
@@ -44,7 +44,7 @@ def test_here(
 ) -> None:
     folder, broken = thousands
     job, words, out = Job(options=Options(dtype="fp16")), [f"{folder}/*/*.pth"], tmp_path / "out"
-    found = batch(words, str(out), job, workers=2)
+    found = run_job(words, str(out), job, workers=2)
     assert (found.done, found.failed) == (SMALL + FULL - len(broken), len(broken))
     check_outputs(folder, out, broken, found.journal)
     took = sum(entry["seconds"] for entry in entries(found.journal))
@@ -52,7 +52,7 @@ def test_here(
     count("seconds for 2,020 files", round(found.seconds))
     count("µs of a worker's time for a file, beyond its conversion", round(1_000 * beyond))
     assert beyond <= MOST_BEYOND
-    again = batch(words, str(out), job, workers=2)
+    again = run_job(words, str(out), job, workers=2)
     assert (again.done, again.failed) == (0, 0)
     count("ms to find that nothing of 2,020 files is left to do", round(1_000 * again.seconds))
 
@@ -67,5 +67,7 @@ def test_on_two_nodes(
     assert (found["done"], found["failed"]) == (SMALL + FULL - len(broken), len(broken))
     check_outputs(folder, tmp_path / "out", broken, found["journal"])
     count("seconds for 2,020 files on two nodes, one killed", round(found["seconds"]))
-    again = batch([f"{folder}/*/*.pth"], str(tmp_path / "out"), Job(options=Options(dtype="fp16")))
+    again = run_job(
+        [f"{folder}/*/*.pth"], str(tmp_path / "out"), Job(options=Options(dtype="fp16"))
+    )
     assert (again.done, again.failed) == (0, 0)

@@ -15,7 +15,7 @@ from typing import Any
 from ray.cluster_utils import Cluster
 
 from ckptool.fleet import on_ray
-from ckptool.fleet.batch import Summary, batch
+from ckptool.fleet.batch import Summary, run_job
 from ckptool.fleet.tasks import Job
 from ckptool.planning import Options
 from ckptool.render.batch import batch_json
@@ -38,7 +38,7 @@ def main(inputs: str, out: str, kill_after: int) -> None:
         if doomed and summary.settled >= kill_after:
             cluster.remove_node(doomed.pop(), allow_graceful=False)
 
-    found = batch(
+    found = run_job(
         [inputs],
         out,
         Job(options=Options(dtype="fp16")),

@@ -14,7 +14,7 @@ from servers import BUCKET, S3
 import ckptool
 from ckptool.cli import main
 from ckptool.errors import CkptError, FormatError, OutputError
-from ckptool.fleet.batch import batch
+from ckptool.fleet.batch import run_job
 from ckptool.fleet.tasks import Job
 from ckptool.planning import Options
 from ckptool.reading import read
@@ -182,17 +182,17 @@ def test_a_fleet_in_a_bucket(
     client.put_object(Bucket=BUCKET, Key="fleet/0/empty.pth", Body=b"")
     job = Job(options=Options(dtype="fp16"))
     words, out = [f"s3://{BUCKET}/fleet/*/*.pth"], f"s3://{BUCKET}/out"
-    found = batch(words, out, job, workers=1)
+    found = run_job(words, out, job, workers=1)
     assert (found.done, {*found.causes}) == (6, {"not-a-checkpoint.empty"})
     assert [key for key in keys(client) if key.startswith("out/")] == [
         f"out/{number % 2}/{number}.safetensors" for number in (0, 2, 4, 1, 3, 5)
     ]
     stores.take_traffic()
-    again = batch(words, out, job, workers=1)
+    again = run_job(words, out, job, workers=1)
     assert (again.done, again.skipped, again.failed_before) == (0, 6, 1)
     assert stores.take_traffic().requests == 1
     client.put_object(Bucket=BUCKET, Key="fleet/0/empty.pth", Body=b"<html>")
-    again = batch(words, out, job, workers=1)
+    again = run_job(words, out, job, workers=1)
     assert {*again.causes} == {"not-a-checkpoint.html"}
     assert found.journal == "ckptool-batch.jsonl"
 
