@@ -32,6 +32,8 @@ class CkptError(Exception):
         self.hint = None if hint is None else printable(hint, LONGEST_MESSAGE)
         self.code = code or type(self).code
         super().__init__(self.message)
+        if self.hint is not None:  # a traceback shows it below the message, from Python 3.11 on
+            self.__notes__ = [f"hint: {self.hint}"]
 
     def located(self, where: str) -> CkptError:
         """The same error with the place in front; deep code raises without the file's name."""

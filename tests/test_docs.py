@@ -113,7 +113,8 @@ class Session:
             try:
                 exec(compile(typed, "<document>", "single"), self.names)
             except Exception as error:
-                output.write(f"{type(error).__name__}: {error}")
+                notes = getattr(error, "__notes__", ())
+                output.write("\n".join((f"{type(error).__name__}: {error}", *notes)))
         return output.getvalue()
 
     def write(self, name: str, text: str) -> None:
@@ -251,6 +252,11 @@ def test_what_extends_ckptool_is_short() -> None:
     examples = [match[3] for match in _FENCE.finditer(text) if match[1] == "python"]
     assert len(examples) >= 4
     assert max(example.count("\n") for example in examples) <= _LONGEST_EXAMPLE
+
+
+def test_no_document_shows_a_defect() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        assert "a defect in ckptool" not in path.read_text()
 
 
 def test_every_link_leads_somewhere() -> None:

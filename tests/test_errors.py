@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import traceback
 
 import pytest
 
@@ -12,6 +14,12 @@ from ckptool.errors import LONGEST_MESSAGE, CkptError, FormatError, listed, prin
 TREE = [
     kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, CkptError)
 ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python has no notes before 3.11")
+def test_a_traceback_ends_with_the_hint() -> None:
+    shown = traceback.format_exception(CkptError("message", hint="pip install x"))
+    assert shown[-2:] == ["ckptool.errors.CkptError: message\n", "hint: pip install x\n"]
 
 
 @pytest.mark.parametrize("kind", TREE)
