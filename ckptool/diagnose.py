@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from ckptool.causes.precision import dtypes
 from ckptool.changes import Values
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import Entry, as_loaded, compare_weights
-from ckptool.errors import ArchitectureError, counted, listed
+from ckptool.errors import ArchitectureError, PlanError, counted, listed
 from ckptool.identification import agrees, anchor_side
 from ckptool.planning import architecture_of, refuse_other_count
 from ckptool.plugins import EXACT
@@ -94,6 +95,7 @@ def diff(
 
     Raises: CkptError.
     """
+    _refuse_tolerances(values, rtol, atol)
     darknet = darknet_files.is_darknet(arch)
     found = (
         checkpoint
@@ -136,6 +138,23 @@ def diff(
         wanted=target.specs,
         values=_compared(opened, other, solved, rtol, atol, progress) if values and other else None,
     )
+
+
+def _refuse_tolerances(values: bool, rtol: float, atol: float) -> None:
+    """Refuse tolerances that are none, or that nothing would be measured by."""
+    for name, number in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= number < math.inf:
+            raise PlanError(
+                f"{name} is {number}, wanted a number from 0 up",
+                hint=f"--{name} 1e-6, say",
+                code="diff.tolerance",
+            )
+    if (rtol or atol) and not values:
+        raise PlanError(
+            "a tolerance is for values, which are not compared",
+            hint="--like FILE2 --values compares them",
+            code="diff.tolerance",
+        )
 
 
 def _other(

@@ -223,6 +223,39 @@ def test_the_tolerances_decide_the_exit_code(
     assert "differ by more than rtol 1e-05 and atol 0 allow" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--values", "--rtol", "nan"], "rtol is nan, wanted a number from 0 up"),
+        (["--atol", "0.1"], "a tolerance is for values, which are not compared"),
+    ],
+)
+def test_a_tolerance_that_decides_nothing_is_refused(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    weights: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is more than NaN, which would make all files equal."""
+    path = str(save(tmp_path / "a.safetensors", weights))
+    assert main(["diff", path, "--like", path, *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}\n")
+
+
+def test_infinity_that_became_nan_is_said_to_be_neither_finite(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [
+        str(save(tmp_path / f"{kind}.safetensors", {"a": numpy.full(3, float(kind), "f4")}))
+        for kind in ("inf", "nan")
+    ]
+    assert main(["diff", paths[0], "--like", paths[1], "--values"]) == 1
+    assert "1 changed, 3 values to or from NaN or infinity\n" in capsys.readouterr().out
+    assert main(["diff", paths[1], "--like", paths[1], "--values"]) == 0
+    assert capsys.readouterr().out.endswith("the tensor is bit-equal\n")
+
+
 def test_json_has_every_tensor_and_module(
     tmp_path: Path, weights: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from ckptool.fleet.tasks import (
 from ckptool.formats.sharded_writer import parse_size
 from ckptool.plans import Plan, read_plan
 from ckptool.reading import read
-from ckptool.remote.urls import is_url
+from ckptool.remote.urls import is_url, shown
 
 JOURNAL = "ckptool-batch.jsonl"
 MEMORY = 4 << 30  # bytes of data that a worker of this machine may have unless it is said
@@ -204,12 +204,12 @@ def _pending(
 ) -> Iterator[Task]:
     """The tasks that are left to do, made and begun one by one; the others are counted."""
     for (path, _, state, _), output in pairs:
-        known = book.before.get(path)
+        known = book.before.get(shown(path))
         again = retry_failed and known is not None and known.status == FAILED
-        if known is not None and not again and _is_current(known, output, state):
+        if known is not None and not again and _is_current(known, output, state or _state(path)):
             summary.count(known, before=True)
             continue
-        since = book.ours_since(path, output)
+        since = book.ours_since(shown(path), output)
         task = Task(path, output, force or (since is not None and _is_ours(output, since)))
         book.begin(task)
         yield task
@@ -223,13 +223,17 @@ def _is_ours(output: str, since: float) -> bool:
         return False
 
 
-def _is_current(known: Outcome, output: str, state: tuple[int, str] | None) -> bool:
-    """Whether an outcome is still that of the input, and its output still there."""
+def _state(path: str) -> tuple[int, str]:
+    """The state of an input; that of nothing, as its failure has it, if it is not there."""
     try:
-        nbytes, version = state or state_of(known.input)
+        return state_of(path)
     except CkptError:
-        nbytes, version = 0, ""
-    if (nbytes, version) != (known.nbytes, known.version):
+        return 0, ""
+
+
+def _is_current(known: Outcome, output: str, state: tuple[int, str]) -> bool:
+    """Whether an outcome is still that of the input, and its output still there."""
+    if state != (known.nbytes, known.version):
         return False
     if known.status == FAILED:
         return known.output == output

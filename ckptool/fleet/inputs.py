@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ckptool.errors import CkptError, PlanError, quoted
 from ckptool.files import ByteFile
 from ckptool.fleet.tasks import digest
-from ckptool.remote.urls import is_url, scheme
+from ckptool.remote.urls import is_url, is_web, shown
 
 if TYPE_CHECKING:
     from ckptool.remote.stores import Stat
@@ -48,16 +48,18 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
     for word in words:
         if word.startswith("@"):
             yield from expanded(_lines(word[1:]))
-        elif _WILD & set(word) and not os.path.exists(word):
+        elif _WILD & set(_named(word)) and not os.path.exists(word):
             found = _found(word)
             above = {os.path.dirname(path.rstrip("/")) for path, _ in found}
             found = [(path, state) for path, state in found if path.rstrip("/") not in above]
             if not found:
-                raise CkptError(f"{quoted(word)}: no file has such a name", code="file.missing")
+                raise CkptError(
+                    f"{quoted(shown(word))}: no file has such a name", code="file.missing"
+                )
             start = len(_fixed(word))
             yield from (Input(path, path[start:], state, True) for path, state in found)
         else:
-            yield Input(word, os.path.basename(word.rstrip("/")))
+            yield Input(word, os.path.basename(_named(word).rstrip("/")))
 
 
 def outputs(
@@ -76,14 +78,15 @@ def outputs(
         if path in given:
             continue
         given.add(path)
-        below = found.part if root is None else _below(path, root)
+        below = found.part if root is None else _below(_named(path), root)
         stem, old = os.path.splitext(below.removesuffix(_INDEX))
         name = (stem if old[1:].isalpha() else below.rstrip("/")) + suffix
         target = f"{out.rstrip('/')}/{name}"
         other = taken.setdefault(target, path)
         if other is not path:
+            both = f"{quoted(shown(other))} and {quoted(shown(path))}"
             raise PlanError(
-                f"{quoted(other)} and {quoted(path)} would both become {quoted(target)}",
+                f"{both} would both become {quoted(target)}",
                 hint="--root FOLDER keeps the folders below it",
                 code="batch.outputs",
             )
@@ -126,6 +129,11 @@ def _below(path: str, root: str) -> str:
     return whole[len(base) :]
 
 
+def _named(word: str) -> str:
+    """A word without the query of a URL, which may hold a secret, and any signs."""
+    return shown(word) if is_web(word) else word
+
+
 def _lines(path: str) -> list[str]:
     file = ByteFile(path)
     text = str(file.read(0, min(file.size, _MOST_NAMES)), "utf-8", "surrogateescape")
@@ -137,9 +145,9 @@ def _found(pattern: str) -> list[tuple[str, tuple[int, str] | None]]:
     if is_url(pattern):
         from ckptool.remote import stores
 
-        if scheme(pattern) in ("http", "https"):
+        if is_web(pattern):
             raise CkptError(
-                f"{quoted(pattern)}: a web server does not list its files",
+                f"{quoted(shown(pattern))}: a web server does not list its files",
                 hint="@FILE with a URL a line",
                 code="batch.pattern",
             )

@@ -19,6 +19,7 @@ from typing import IO, Any
 from ckptool.errors import OutputError, PlanError, quoted
 from ckptool.fleet.tasks import DIED, DONE, Outcome, Task
 from ckptool.formats.sharded_writer import index_path
+from ckptool.remote.urls import shown
 from ckptool.version import VERSION
 
 _FIELDS = {field.name for field in fields(Outcome)}
@@ -77,7 +78,8 @@ class Journal:
 
     def begin(self, task: Task) -> None:
         """Write that a task is handed out."""
-        self._write({"input": task.input, "output": task.output, "begun": round(time.time(), 3)})
+        name, now = shown(task.input), round(time.time(), 3)
+        self._write({"input": name, "output": task.output, "begun": now})
 
     def add(self, outcome: Outcome) -> None:
         """Write what came of a task."""

@@ -17,7 +17,7 @@ from ckptool.formats.sharded import LARGEST_INDEX
 from ckptool.places import inside, is_folder, names_in, open_bytes
 from ckptool.planning import Options
 from ckptool.plans import Plan
-from ckptool.remote.urls import is_url
+from ckptool.remote.urls import is_url, shown
 from ckptool.writing import carry_out
 
 DONE, FAILED = "done", "failed"
@@ -59,7 +59,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a task, as the journal has it.
+    """What came of a task, as the journal has it: `input` is without what may be a secret.
 
     `version` tells one state of the input from another; `code` and `reason` say why it failed.
     """
@@ -105,10 +105,10 @@ def run(job: Job, task: Task) -> Outcome:
     else:
         seconds = time.perf_counter() - start
         plan = digest(result.plan.to_json())
-        done = Outcome(task.input, result.output, DONE, nbytes, version, result.sha256, plan)
+        done = Outcome(shown(task.input), result.output, DONE, nbytes, version, result.sha256, plan)
         return replace(done, seconds=round(seconds, 4))
     seconds = round(time.perf_counter() - start, 4)
-    failed = Outcome(task.input, task.output, FAILED, nbytes, version, seconds=seconds)
+    failed = Outcome(shown(task.input), task.output, FAILED, nbytes, version, seconds=seconds)
     return replace(failed, code=code, reason=reason)
 
 

@@ -18,7 +18,10 @@ _LINES = [
         (r"error:", _RED),
         (r"(?:why it does not load|worth knowing|findings|not explained.*)$", _BOLD),
         (r"hint:|note:|page:", _CYAN),
-        (r"it fits.*|all .* (?:bit-equal|equal within .*)|.* loads strictly into .*", _GREEN),
+        (
+            r"it fits.*|(?:all|the) .*(?:bit-equal|equal within .*)|.* loads strictly into .*",
+            _GREEN,
+        ),
         (r".*(?:does NOT|does not load|NOT all finite).*|[0-9,]+ values? in .* differs?.*", _RED),
         (r"it loads, but .*", _YELLOW),
         (r"  (?:missing|near)(?= )", _RED),

@@ -81,7 +81,7 @@ def values_verdict(found: Values) -> str:
     if not count:
         return "no values were compared: no tensor is in both files with one shape"
     if found.identical == count:
-        return f"all {counted(count, 'tensor is', 'tensors are')} bit-equal"
+        return "the tensor is bit-equal" if count == 1 else f"all {count:,} tensors are bit-equal"
     if not any(change.changed for change in found.tensors):
         return "all values are equal, though not every bit is: other dtypes, or -0 for 0"
     outside = sum(change.outside for change in found.tensors)
@@ -104,14 +104,14 @@ def change_words(change: Change) -> str:
 
 
 def _tally(found: Values) -> str:
-    """How many tensors are bit-equal, equal in value, changed, and with numbers on one side."""
+    """How many tensors are bit-equal, equal in value, changed; which values are no numbers."""
     equal = sum(not change.changed and not change.identical for change in found.tensors)
     changed = sum(bool(change.changed) for change in found.tensors)
     lost = sum(change.non_finite for change in found.tensors)
     parts = [f"{found.identical:,} bit-equal"]
     parts += [f"{equal:,} equal in value"] if equal else []
     parts += [f"{changed:,} changed"]
-    parts += [f"{counted(lost, 'value')} finite on one side only"] if lost else []
+    parts += [f"{counted(lost, 'value')} to or from NaN or infinity"] if lost else []
     return ", ".join(parts)
 
 

@@ -19,6 +19,7 @@ from ckptool.cli import main
 from ckptool.errors import CkptError, FormatError, UnsupportedError
 from ckptool.reading import read
 from ckptool.remote import stores
+from ckptool.remote.urls import shown
 
 STATE = {f"layer.{n}.weight": torch.randn(64, 100) for n in range(40)}
 D0 = Path(ckptool.__file__).parent.parent / "fixtures" / "d0.pth"
@@ -223,6 +224,29 @@ def test_a_signature_is_not_shown(server: Web, capsys: pytest.CaptureFixture[str
     assert "/x.pth" in said
     assert "pass-word" not in said
     assert "sig-nature" not in said
+
+
+def test_a_batch_keeps_no_signature(server: Web, tmp_path: Path, capfd: Any) -> None:
+    """Nor does it take one for a pattern; another signature is no other file."""
+    torch.save(STATE, server.folder / "x.pth")
+    host, out = server.url.removeprefix("http://"), tmp_path / "out"
+    for signature in ("sig-nature", "sig-other"):
+        url = f"http://me:pass@word@{host}/{{}}?X-Amz-Signature={signature}"
+        words = ["--out", str(out), "--dtype", "fp16", "--jobs", "1"]
+        assert main(["batch", url.format("x.pth"), url.format("y.pth"), *words]) == 1
+        assert main(["batch", url.format("x.pth"), url.format("x.bin"), *words]) == 2
+        assert main(["batch", url.format("*.pth"), *words]) == 2
+    said = "".join(capfd.readouterr()) + (out / "ckptool-batch.jsonl").read_text()
+    assert "1 done before" in said
+    assert "word@" not in said
+    assert "sig-" not in said
+    assert sorted(os.listdir(out)) == ["ckptool-batch.jsonl", "x.safetensors"]
+
+
+def test_passwords_of_other_servers_are_not_shown() -> None:
+    assert shown("sftp://me:secret@host/x.pth") == "sftp://host/x.pth"
+    assert shown("hf://me/repository@v1/x.pth") == "hf://me/repository@v1/x.pth"
+    assert shown("s3://bucket/a:b@c?d") == "s3://bucket/a:b@c?d"
 
 
 def test_an_index_and_its_shards(server: Web) -> None:
