@@ -59,7 +59,7 @@ def batch(
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on where it was", err=True)
         return 130
-    show(as_json, lambda: batch_json(found), lambda _: batch_text(found))
+    show(as_json, lambda: batch_json(found), lambda width: batch_text(found, width))
     return 1 if found.failed or found.failed_before else 0
 
 

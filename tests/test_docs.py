@@ -200,7 +200,8 @@ def _renewed_block(session: Session, language: str, body: str) -> str:
         typed, _, stated = part.partition("\n")
         shown = session.shown(language, typed).rstrip()
         if not _agrees(stated.rstrip(), shown):
-            stated = _cut(shown) if re.match(r"\w+Error: ", shown) else shown
+            new = _cut(shown) if re.match(r"\w+Error: ", shown) else shown
+            stated = "\n".join(_open(line, stated) for line in new.splitlines())
         result += f"{prompt}{typed}\n" + (f"{stated.rstrip()}\n\n" if stated.strip() else "")
     return result.rstrip() + "\n"
 
@@ -209,6 +210,12 @@ def _cut(error: str) -> str:
     """The start of an error, which can have hundreds of keys in it."""
     lines = [line if len(line) <= 100 else f"{line[:99]}…" for line in error.splitlines()]
     return "\n".join(lines[:3] + ["…"] * (len(lines) > 3))
+
+
+def _open(line: str, stated: str) -> str:
+    """A new line, or the old one with a `…` in it that stands for it, too."""
+    old = [each for each in stated.splitlines() if "…" in each and each.strip() != "…"]
+    return next((each for each in old if _agrees(each, line)), line)
 
 
 def _agrees(stated: str, shown: str) -> bool:

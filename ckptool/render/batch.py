@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ckptool.errors import counted, printable
+from ckptool.render.words import wrapped
 
 if TYPE_CHECKING:
     from ckptool.fleet.batch import Summary
@@ -31,7 +32,7 @@ def batch_json(found: Summary) -> dict[str, Any]:
     }
 
 
-def batch_text(found: Summary) -> str:
+def batch_text(found: Summary, width: int = 100) -> str:
     """The counts, the failures by their causes, and where all of it stands."""
     parts = [f"{found.done:,} converted"]
     if found.skipped:
@@ -44,7 +45,7 @@ def batch_text(found: Summary) -> str:
         lines += ["", "failed, by cause"]
         for cause in causes:
             lines.append(f"{cause.count:>6,}  {cause.code}")
-            lines.append(f"        {printable(cause.example.reason or '', 200)}")
+            lines += wrapped(printable(cause.example.reason or "", 200), width, " " * 8, " " * 8)
     lines += ["", f"journal: {found.journal}"]
     if found.failed_before:
         lines.append(f"{found.failed_before:,} failed before and were not tried again:")
