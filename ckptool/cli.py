@@ -202,7 +202,7 @@ def plan(
     arch, like = options.pop("arch"), options.pop("like")
     asked = Options(**options)
     prepared = prepare(file, arch=arch, like=like, weights=weights, options=asked)
-    if output:
+    if output is not None:
         text = json.dumps(prepared.plan.to_json(), indent=1) + "\n"
         replace_text(output, text, force=force)
     show(
@@ -248,8 +248,9 @@ def convert(
     from ckptool.writing import carry_out
 
     arch, like = options.pop("arch"), options.pop("like")
-    if output:
+    if output is not None:
         check_suffix(output)
+    shard_size = None if max_shard_size is None else parse_size(max_shard_size)
     prepared = prepare(
         file,
         arch=arch,
@@ -278,7 +279,7 @@ def convert(
             prepared,
             path,
             force=force,
-            max_shard_size=parse_size(max_shard_size) if max_shard_size else None,
+            max_shard_size=shard_size,
             progress=steps,
         )
     show(as_json, lambda: result_json(found), lambda width: result_text(found, width))

@@ -66,7 +66,7 @@ def convert(
         weights=weights,
         options=asked(options),
     )
-    path = os.fspath(output) if output else default_output(prepared)
+    path = default_output(prepared) if output is None else os.fspath(output)
     size = parse_size(max_shard_size) if isinstance(max_shard_size, str) else max_shard_size
     return carry_out(prepared, path, force=force, max_shard_size=size, progress=progress)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 T = TypeVar("T")
 _MOST = 4  # threads; more would wait for the memory or the disk
@@ -29,8 +29,9 @@ def each(tasks: Iterable[Callable[[], T]], pool: Executor | None) -> list[T]:
         return [task() for task in tasks]
     from concurrent.futures import wait
 
-    futures = [pool.submit(task) for task in tasks]
+    futures: list[Future[T]] = []
     try:
+        futures.extend(pool.submit(task) for task in tasks)
         return [future.result() for future in futures]
     finally:
         for future in futures:

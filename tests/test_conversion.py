@@ -174,6 +174,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no architecture where one is needed": (["small.pth", "--num-classes", "2"], "fits no archi"),
     "another architecture": (["d0.pth", "--arch", "tf_efficientdet_d1"], "tf_efficientdet_d1"),
     "a suffix that is none": (["small.pth", "-o", "x.onnx"], "under the suffix `.onnx`"),
+    "no name at all": (["small.pth", "-o", ""], "``: no format is written under the suffix"),
     "the input as the output": (["small.pth", "-o", "small.pth"], "is the input file itself"),
     "the input by another name": (
         ["small.pth", "--force", "-o", "hard.pth"],
@@ -182,6 +183,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "an output that is there": (["d0.pth", "-o", "old.pth"], "`old.pth`: exists already"),
     "a folder that is not there": (["small.pth", "-o", "no/x.pth"], "`no/x.pth`"),
     "a size that is none": (["small.pth", "--max-shard-size", "big"], "found `big`, wanted a size"),
+    "a size that is none, for nothing to be written": (
+        ["small.pth", "--dry-run", "--max-shard-size", ""],
+        "found ``, wanted a size",
+    ),
     "a weight set that is none": (["small.pth", "--weights", "ema"], "ema"),
     "two targets": (["d0.pth", "--arch", "yolov4", "--like", "d0.pth"], "two targets"),
     "an unknown option": (["small.pth", "--quick"], "no such option"),

@@ -15,7 +15,7 @@ from ckptool.formats.atomic import Output
 from ckptool.formats.payload import Payload, storages
 from ckptool.tensors import LazyTensor
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:

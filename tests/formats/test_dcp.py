@@ -201,6 +201,43 @@ def test_torch_loads_what_is_written(tmp_path: Path) -> None:
         ckptool.convert(tmp_path / "a.pth", tmp_path / "out.dcp", force=True)
 
 
+def test_a_disk_that_takes_no_more_is_told(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1 << 16)}, tmp_path / "a.pth")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(OutputError, match=r"out\.dcp`: cannot be written: File too large"):
+            ckptool.convert(tmp_path / "a.pth", tmp_path / "out.dcp")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == ["a.pth"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+        (RuntimeError("no rank"), OutputError, "torch does not write it: no rank"),
+    ],
+    ids=["Ctrl-C", "torch's own"],
+)
+def test_what_stops_torch_is_not_hidden(
+    raised: BaseException,
+    expected: type[BaseException],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise raised
+
+    torch.save(STATE, tmp_path / "a.pth")
+    monkeypatch.setattr(torch, "save", stopped)
+    with pytest.raises(expected, match=message):
+        ckptool.convert(tmp_path / "a.pth", tmp_path / "out.dcp")
+    assert os.listdir(tmp_path) == ["a.pth"]
+
+
 def test_the_output_stands_beside_the_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
