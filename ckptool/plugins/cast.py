@@ -235,6 +235,8 @@ class Cast:
         inside = finite & ~over
         error = numpy.abs(new[inside] - old[inside])
         # Rounded twice on the way from float64, a value may be a little further off.
-        bound = 2.0 ** -_PRECISION[dtype] * (1 + 2.0**-10 * (self.input.dtype == "float64"))
+        bound = (old[inside] != 0) * (1 + 2.0**-10 * (self.input.dtype == "float64"))
+        exponent = numpy.frexp(old[inside])[1]
+        half_step = numpy.ldexp(bound, exponent - _PRECISION[dtype] - 1)
         smallest = _SMALLEST[dtype] / 2 * (1 + 2.0**-10)
-        return bool(((error <= bound * numpy.abs(old[inside])) | (error <= smallest)).all())
+        return bool(((error <= half_step) | (error <= smallest)).all())

@@ -182,8 +182,10 @@ def test_there_and_back_is_the_same_where_nothing_was_lost(tmp_path):
     assert same(back["x"], values)
 
 
-def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch):
-    """One value in a hundred thousand, off by two steps, is found."""
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("source", [torch.float32, torch.float64])
+def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch, source, dtype):
+    """One value in a hundred thousand that became the second nearest is found."""
     from ckptool.plugins import cast
 
     right = cast.rounded
@@ -191,12 +193,14 @@ def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch):
     def wrong(values, dtype):
         made = right(values, dtype).copy()
         if made.size:
-            made.view("u2")[len(made) // 2] += 2
+            made.view("u2")[len(made) // 2] += 1
         return made
 
     monkeypatch.setattr(cast, "rounded", wrong)
+    values = torch.rand(100_000, dtype=source) + 1
+    values[50_000] = 1.75 + 0.4 * {"fp16": 2.0**-10, "bf16": 2.0**-7}[dtype]
     with pytest.raises(ckptool.VerificationError, match="`x`: a value is not the cast of its own"):
-        converted(tmp_path, {"x": torch.rand(100_000) + 1}, dtype="fp16")
+        converted(tmp_path, {"x": values}, dtype=dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
 
 
