@@ -91,7 +91,7 @@ def run_all(job: Job, tasks: Iterator[Task], workers: int) -> Iterator[Outcome]:
 
 def _hired(context: Any, job: Job) -> _Worker:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, job, dict(os.environ)), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -103,8 +103,13 @@ def _give(worker: _Worker, task: Task) -> None:
         worker.connection.send(task)
 
 
-def _serve(connection: Connection[Any, Any], job: Job) -> None:
-    """Run tasks until there are no more, or nobody is there to give them."""
+def _serve(connection: Connection[Any, Any], job: Job, environment: dict[str, str]) -> None:
+    """Run tasks until there are no more, or nobody is there to give them.
+
+    The environment is the parent's of now; the fork server's is that of the first batch.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of us
     signal.signal(signal.SIGTERM, _stop)
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # nothing here multiplies matrices

@@ -26,7 +26,7 @@ from ckptool.fleet import local
 from ckptool.fleet.batch import Summary, run_job
 from ckptool.fleet.journal import Journal, entries
 from ckptool.fleet.local import run_all
-from ckptool.fleet.tasks import Job, Task
+from ckptool.fleet.tasks import FAILED, Job, Outcome, Task
 from ckptool.planning import Options
 from ckptool.reading import read
 
@@ -364,6 +364,23 @@ def test_a_script_does_what_the_command_does(tmp_path: Path) -> None:
     words = ["--dtype", "fp16", "--drop", "*.bias", "--memory", "4GiB", "--jobs", "1", "--json"]
     assert main(["batch", str(path), "--out", str(out), *words]) == 0
     assert len([*entries(found.journal)]) == 1, "it is the same job"
+
+
+def test_workers_have_the_environment_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a script sets after its first batch counts for the second."""
+    path = str(saved(tmp_path / "a.pth"))
+    assert run_job([path], str(tmp_path / "one"), HALF, workers=1).done == 1
+    monkeypatch.setenv("CKPTOOL_SEEN", "now")
+    monkeypatch.setattr(local, "_serve", _tell_environment)
+    found = [*run_all(HALF, iter([Task(path, "CKPTOOL_SEEN")]), 1)]
+    assert [outcome.reason for outcome in found] == ["now"]
+
+
+def _tell_environment(connection: Any, job: Job, environment: dict[str, str]) -> None:
+    task = connection.recv()
+    connection.send(Outcome(task.input, task.output, FAILED, reason=environment[task.output]))
 
 
 def test_an_out_that_is_a_file(tmp_path: Path) -> None:
