@@ -333,7 +333,7 @@ def test_a_damaged_file_is_called_so_and_not_a_difference(tmp_path: Path) -> Non
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     other.write_bytes(data)
-    with pytest.raises(CkptError, match=rf"^`{other}`: record `.*`.*the file is damaged$"):
+    with pytest.raises(CkptError, match=rf"^`{other}`: record `.*`.*the file is damaged\n"):
         diff(other, like=path, values=True)
 
 
