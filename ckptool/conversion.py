@@ -240,7 +240,7 @@ def _identified(opened: Checkpoint, options: Options) -> Prepared:
     near = [candidate.arch for candidate in known]
     raise PlanError(
         "the file fits no architecture that ckptool knows, and only one tells which tensors "
-        "depend on the class count",
+        "the options are about",
         hint=f"--arch NAME; the nearest are {listed(near, 3)}" if near else "--arch NAME",
         code="plan.architecture",
     )
