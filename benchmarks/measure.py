@@ -57,7 +57,11 @@ def run(command: Command) -> tuple[float, float, float]:
         command.before()
     start = time.perf_counter()
     process = subprocess.Popen(
-        command.words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=_ROOT
+        command.words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=_ROOT,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
     )
     said = process.stdout.read() if process.stdout else b""
     _, status, usage = os.wait4(process.pid, 0)
