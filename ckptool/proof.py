@@ -200,13 +200,13 @@ def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
     except (SafetensorError, OSError, KeyError) as error:
         raise VerificationError(
             f"the safetensors library does not open the written file: {error}",
-            code="verification.library",
+            code="verification.safetensors",
         ) from None
     if found != wanted:
         differing = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         raise VerificationError(
             f"the safetensors library reads other tensors: {listed(differing)}",
-            code="verification.library",
+            code="verification.safetensors",
         )
 
 

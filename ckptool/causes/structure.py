@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ckptool.causes import Cause, Situation
 from ckptool.errors import counted, listed
@@ -60,14 +60,7 @@ def redundant_biases(situation: Situation) -> list[Cause]:
 def reparametrised(situation: Situation) -> list[Cause]:
     """Weights stored as the parts of a weight_norm, a spectral_norm or a pruning mask."""
     found, missing = situation.found, set(situation.missing)
-    weights: dict[str, list[str]] = {}
-    for key in situation.extra:
-        for suffix, kind, others in _PARTS:
-            stem = key.removesuffix(suffix)
-            weight = stem if kind == "pruning" else f"{stem}.weight"
-            names = [key, *(stem + other for other in others)]
-            if key != stem and weight in missing and all(part in found for part in names):
-                weights.setdefault(weight, [kind, *names])
+    weights = _in_parts(situation.extra, missing, found)
     causes = []
     if weights:
         kinds = sorted({kind for kind, *_ in weights.values()})
@@ -81,15 +74,7 @@ def reparametrised(situation: Situation) -> list[Cause]:
                 automatic=True,
             )
         )
-    extra = set(situation.extra)
-    parts: dict[str, list[str]] = {}
-    for key in situation.missing:
-        for suffix, kind, others in _PARTS:
-            stem = key.removesuffix(suffix)
-            weight = stem if kind == "pruning" else f"{stem}.weight"
-            names = [key, *(stem + other for other in others)]
-            if key != stem and weight in extra and all(part in missing for part in names):
-                parts.setdefault(weight, [kind, *names])
+    parts = _in_parts(situation.missing, set(situation.extra), missing)
     if parts:
         kinds = sorted({kind for kind, *_ in parts.values()})
         causes.append(
@@ -103,6 +88,21 @@ def reparametrised(situation: Situation) -> list[Cause]:
             )
         )
     return causes
+
+
+def _in_parts(
+    keys: Sequence[str], wholes: Collection[str], among: Collection[str]
+) -> dict[str, list[str]]:
+    """The kind and the parts of each of the `wholes` that has all of its parts `among` others."""
+    weights: dict[str, list[str]] = {}
+    for key in keys:
+        for suffix, kind, others in _PARTS:
+            stem = key.removesuffix(suffix)
+            weight = stem if kind == "pruning" else f"{stem}.weight"
+            names = [key, *(stem + other for other in others)]
+            if key != stem and weight in wholes and all(part in among for part in names):
+                weights.setdefault(weight, [kind, *names])
+    return weights
 
 
 def fused_norms(situation: Situation) -> list[Cause]:

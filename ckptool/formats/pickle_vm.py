@@ -29,7 +29,6 @@ from ckptool.formats.nodes import (
 )
 from ckptool.formats.pickle_text import bad, line, memoise, no_mark, recall, text_opcode, underflow
 
-LONGEST_PICKLE = 1 << 30
 _LARGE = 1 << 12  # bytes values above this stay in the stream, as a Span
 _LONGEST_INTEGER = 64  # bytes; a larger one is metadata that nobody computes with
 
