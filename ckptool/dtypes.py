@@ -85,6 +85,14 @@ _ALIASES = {
 # The types that `--dtype` accepts, with their short names.
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float64": "fp64"}
 CAST_TARGETS = tuple(SHORT)
+# Significant bits and largest finite value of each of them.
+PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+LARGEST = {
+    "float64": 1.7976931348623157e308,
+    "float32": 3.4028234663852886e38,
+    "float16": 65504.0,
+    "bfloat16": 3.3895313892515355e38,
+}
 
 
 def find(name: str) -> DType | None:
@@ -102,6 +110,19 @@ def cast_target(name: str) -> str:
             code="plan.dtype",
         )
     return canonical
+
+
+def widens(found: str, wanted: str) -> bool:
+    """Whether every value of one floating type is a value of the other."""
+    if found.startswith("float8"):
+        return wanted in ("float32", "float64") or (
+            wanted == "float16" and found != "float8_e8m0fnu"
+        )
+    return (
+        PRECISION[found] <= PRECISION[wanted]
+        and LARGEST[found] <= LARGEST[wanted]
+        and (found, wanted) != ("float16", "bfloat16")
+    )
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

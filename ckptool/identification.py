@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from struct import calcsize, unpack
 
 from ckptool import dialects
@@ -19,6 +18,7 @@ from ckptool.architectures import darknet_files, frozen
 from ckptool.architectures.spec import Architecture, ClassAxis
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import compare
+from ckptool.derived import DERIVED, PROFILED, is_named
 from ckptool.dialects.spec import Dialect
 from ckptool.dtypes import DTYPES
 from ckptool.guessing import Guessed, guesses
@@ -33,19 +33,6 @@ SEGMENTS = (
     "_checkpoint_wrapped_module",
     "_forward_module",
 )
-# Buffers that a model computes from its configuration, and what `thop.profile` leaves on one.
-# Source: effdet 0.4.1 (`anchors.py`), YOLOv5 v6 (`models/yolo.py`), Detectron2 before 0.6.
-DERIVED = (
-    "anchors.boxes",
-    "anchor_grid",
-    "cell_anchors",
-    *(f"cell_anchors.{level}" for level in range(6)),
-    "relative_position_index",
-    "attn_mask",
-    "pixel_mean",
-    "pixel_std",
-)
-PROFILED = ("total_ops", "total_params")
 
 # The least share of agreeing tensors that makes a near miss worth a line, and how many of them;
 # once something fits, only what is nearer still.
@@ -171,16 +158,6 @@ def unwrapped(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
 def without_segments(key: str) -> str:
     """The key without the segments that wrappers insert."""
     return ".".join(segment for segment in key.split(".") if segment not in SEGMENTS)
-
-
-def is_named(key: str, names: tuple[str, ...]) -> bool:
-    """Whether a key is one of the names, or ends with one."""
-    return key in names or key.endswith(_suffixes(names))
-
-
-@cache
-def _suffixes(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f".{name}" for name in names)
 
 
 def class_count(specs: Mapping[str, TensorSpec], axes: Mapping[str, ClassAxis]) -> int | None:

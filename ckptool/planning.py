@@ -13,21 +13,20 @@ from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Target
 from ckptool.causes.heads import stem
 from ckptool.checkpoint import WeightSet
-from ckptool.dtypes import DTYPES, cast_target
+from ckptool.derived import DERIVED, is_named
+from ckptool.dtypes import DTYPES, cast_target, widens
 from ckptool.errors import PlanError, counted, listed, quoted
 from ckptool.files import ByteFile
 from ckptool.identification import (
-    DERIVED,
     Candidate,
     candidates,
     class_count,
-    is_named,
     prefixes,
     without_segments,
 )
 from ckptool.labels import class_map
 from ckptool.plans import Plan, Step, carried_out, made
-from ckptool.plugins.cast import OVERFLOWS, too_large, widens
+from ckptool.plugins.cast import OVERFLOWS, too_large
 from ckptool.plugins.heads import options_for
 from ckptool.rules import user_rule
 from ckptool.solving import solve

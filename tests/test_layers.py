@@ -17,20 +17,21 @@ MOST_LINES = 400
 
 # Lowest first; a name may be a module or a folder.
 LAYERS = (
-    "errors dtypes version grouping threads",
+    "errors dtypes version grouping derived threads",
     "rounding rules files remote places records tensors labels",
     "checkpoint salvage averages candidates containers statistics",
     "formats",
     "reading",
     "architectures",
     "dialects",
-    "compare pairing guessing identification changes values",
+    "compare strict pairing guessing identification changes values",
     "plugins causes",
     "plans solving",
     "planning",
     "diagnose provenance",
     "outputs verification proof",
     "destinations",
+    "adapting",
     "writing conversion fleet loading inspection preflight",
     "render traffic",
     "report",

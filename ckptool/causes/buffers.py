@@ -10,8 +10,9 @@ from ckptool.architectures import frozen
 from ckptool.architectures.spec import Architecture
 from ckptool.causes import Cause, Situation, Target
 from ckptool.compare import COUNTER
+from ckptool.derived import DERIVED, PROFILED, is_named
 from ckptool.errors import counted, listed, quoted
-from ckptool.identification import DERIVED, PROFILED, is_named, recognised
+from ckptool.identification import recognised
 
 _ANCHORS = DERIVED[:1]
 _ANCHOR_FACTS = ("image_size", "levels", "num_scales", "aspect_ratios", "anchor_scale")

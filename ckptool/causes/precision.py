@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from ckptool.causes import Cause
 from ckptool.compare import Entry
-from ckptool.dtypes import CAST_TARGETS, DTYPES, SHORT
+from ckptool.dtypes import CAST_TARGETS, DTYPES, SHORT, widens
 from ckptool.errors import counted, listed
-from ckptool.plugins.cast import widens
 from ckptool.tensors import TensorSpec
 
 

@@ -29,7 +29,7 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # What the kernel says where it cannot copy between these two files; a sandbox says EPERM.
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 T = TypeVar("T")
 
@@ -101,8 +101,13 @@ def replace_file(
             if existing is not None:
                 take_over_access(output.descriptor, path)
             result = _while_flushed(output.descriptor, lambda: check(output.path))
-            refuse_target(path, force=force)  # once more: it may be there only now
-            os.rename(output.path, path)
+            if force:
+                refuse_target(path, force=True)  # once more: it may be a folder or a link only now
+                os.rename(output.path, path)
+            else:
+                _publish(output.path, path, refuse_target)
+                with suppress(OSError):  # gone where there are no links; else of the next run
+                    os.unlink(output.path)
         _sync_folder(folder)
     return result
 
@@ -135,7 +140,8 @@ def write_set(
                 for path in paths:
                     if path == paths[-1]:
                         _sync_folder(folder)
-                    _publish(os.path.join(temporary, os.path.basename(path)), path)
+                    inside = os.path.join(temporary, os.path.basename(path))
+                    _publish(inside, path, lambda path: refuse_existing([path]))
                 _sync_folder(folder)
             except BaseException:
                 _withdraw(temporary)
@@ -272,18 +278,24 @@ def _remove_if_stale(path: str) -> None:
         os.close(descriptor)
 
 
-def _publish(inside: str, path: str) -> None:
-    """Give a file of a set its name, unless it is taken; the temporary name stays, too.
+def _publish(inside: str, path: str, refuse: Callable[[str], object]) -> None:
+    """Give a new file its name, unless it is taken; the temporary name stays, too.
 
-    By both names a run that is killed in between is told from one that was done; a file system
-    without hard links cannot have that.
+    A link is refused by the kernel where a renaming would replace what came in that instant. By
+    both names a run that is killed in between is told from one that was done. A file system
+    without hard links has neither: there `refuse` looks once more, and the file is renamed.
     """
     try:
         os.link(inside, path)
+    except FileExistsError:
+        # Over a network, a link that was made may be reported as one that was there before.
+        if not _is_same(inside, path):
+            refuse(path)
+            raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        refuse_target(path)
+        refuse(path)
         os.rename(inside, path)
 
 
@@ -293,14 +305,19 @@ def _withdraw(temporary: str) -> None:
     published = {}
     for name in os.listdir(temporary):
         path = os.path.join(parent, name)
-        try:
-            published[path] = os.path.samefile(os.path.join(temporary, name), path)
-        except FileNotFoundError:
-            published[path] = False
+        published[path] = _is_same(os.path.join(temporary, name), path)
     if not all(published.values()):
         for path in published:
             if published[path]:
                 os.unlink(path)
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two names are of one file, and not of links to it."""
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_folder(path: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ckptool.checkpoint import WeightSet
-from ckptool.dtypes import CAST_TARGETS, DTYPES, numpy_dtype
+from ckptool.dtypes import CAST_TARGETS, DTYPES, LARGEST, PRECISION, numpy_dtype, widens
 from ckptool.errors import LossError, PlanError, VerificationError, listed, quoted
 from ckptool.plugins import EXACT, LOSSY, Applied
 from ckptool.plugins.drop import matching
@@ -23,14 +23,6 @@ from ckptool.tensors import Extent, LazyTensor, TensorSpec, rechunk
 NAME = "cast"
 OVERFLOWS = ("error", "keep-fp32", "clamp")
 
-# Significant bits and largest finite value of each type.
-_PRECISION = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
-_LARGEST = {
-    "float64": 1.7976931348623157e308,
-    "float32": 3.4028234663852886e38,
-    "float16": 65504.0,
-    "bfloat16": 3.3895313892515355e38,
-}
 # The smallest positive value of each type, a subnormal.
 _SMALLEST = {"float64": 5e-324, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 _BLOCK = 1 << 18  # elements that are checked at once
@@ -90,19 +82,6 @@ def too_large(weights: WeightSet, options: Mapping[str, Any]) -> list[str]:
     return [key for key, tensor in result.weights.tensors.items() if tensor in found]
 
 
-def widens(found: str, wanted: str) -> bool:
-    """Whether every value of one floating type is a value of the other."""
-    if found.startswith("float8"):
-        return wanted in ("float32", "float64") or (
-            wanted == "float16" and found != "float8_e8m0fnu"
-        )
-    return (
-        _PRECISION[found] <= _PRECISION[wanted]
-        and _LARGEST[found] <= _LARGEST[wanted]
-        and (found, wanted) != ("float16", "bfloat16")
-    )
-
-
 def _named(weights: WeightSet, keys: Sequence[str]) -> set[LazyTensor]:
     return {weights.tensors[key] for key in keys if key in weights.tensors}
 
@@ -160,12 +139,12 @@ class Cast:
         if not lost.any():
             return cast
         if self.overflow == "clamp":
-            largest = cast.dtype.type(_LARGEST[dtype])
+            largest = cast.dtype.type(LARGEST[dtype])
             return numpy.where(lost, numpy.where(values > 0, largest, -largest), cast)
         worst = values[lost][numpy.abs(values[lost].astype(numpy.float64)).argmax()]
         raise LossError(
             f"{quoted(self.key)}: found {float(worst):g}, the largest {dtype} is "
-            f"{_LARGEST[dtype]:g}: it would become infinite",
+            f"{LARGEST[dtype]:g}: it would become infinite",
             hint="--on-overflow keep-fp32 (this tensor stays float32) or --on-overflow clamp",
             code="loss.overflow",
         )
@@ -215,10 +194,10 @@ class Cast:
 
         import numpy
 
-        largest, precision = _LARGEST[dtype], _PRECISION[dtype]
+        largest, precision = LARGEST[dtype], PRECISION[dtype]
         half = 2.0 ** (math.frexp(largest)[1] - precision - 1)
         rounded = old
-        if self.input.dtype == "float64" and precision < _PRECISION["float32"]:
+        if self.input.dtype == "float64" and precision < PRECISION["float32"]:
             rounded = old.astype(numpy.float32).astype(numpy.float64)
         return numpy.isfinite(old) & (numpy.abs(rounded) - largest >= half)
 
@@ -230,13 +209,13 @@ class Cast:
         same = (new == old) | (numpy.isnan(new) & numpy.isnan(old))
         if not same[~finite].all() or not numpy.isfinite(new[finite]).all():
             return False
-        if not (new[over] == numpy.copysign(_LARGEST[dtype], old[over])).all():
+        if not (new[over] == numpy.copysign(LARGEST[dtype], old[over])).all():
             return False
         inside = finite & ~over
         error = numpy.abs(new[inside] - old[inside])
         # Rounded twice on the way from float64, a value may be a little further off.
         bound = (old[inside] != 0) * (1 + 2.0**-10 * (self.input.dtype == "float64"))
         exponent = numpy.frexp(old[inside])[1]
-        half_step = numpy.ldexp(bound, exponent - _PRECISION[dtype] - 1)
+        half_step = numpy.ldexp(bound, exponent - PRECISION[dtype] - 1)
         smallest = _SMALLEST[dtype] / 2 * (1 + 2.0**-10)
         return bool(((error <= half_step) | (error <= smallest)).all())

@@ -12,8 +12,9 @@ from typing import Any
 
 from ckptool import architectures
 from ckptool.architectures.spec import Architecture, RowLayout
+from ckptool.derived import DERIVED, is_named
 from ckptool.errors import CkptError, quoted
-from ckptool.identification import DERIVED, is_named, prefixes, recognised, without_segments
+from ckptool.identification import prefixes, recognised, without_segments
 from ckptool.tensors import TensorSpec
 
 Module = Any
