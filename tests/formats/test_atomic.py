@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,6 +202,105 @@ def test_a_file_that_came_meanwhile_is_not_replaced_without_force(tmp_path: Path
         lambda: replace_file(str(path), filled(b"new"), lambda _: path.write_bytes(b"other"))
     )
     assert (code, path.read_bytes(), names(tmp_path)) == ("output.exists", b"other", ["x"])
+
+
+def meanwhile(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[], object], error: OSError | None = None
+) -> None:
+    """Let something happen in the instant before a file is linked, which may fail then."""
+    plain = os.link
+
+    def link(source: str, target: str) -> None:
+        act()
+        if error is not None:
+            raise error
+        plain(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "folder"])
+def test_what_comes_in_the_last_instant_is_not_replaced_without_force(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every look at the name: here only the kernel can tell."""
+    path = tmp_path / "x"
+    acts = {
+        "file": (lambda: path.write_bytes(b"other"), "output.exists"),
+        "link": (lambda: path.symlink_to("nowhere"), "output.link"),
+        "folder": (lambda: path.mkdir(), "output.kind"),
+    }
+    act, code = acts[kind]
+    meanwhile(monkeypatch, act)
+    assert refusal(lambda: put(path))[0] == code
+    assert names(tmp_path) == ["x"]
+    assert (path.is_symlink(), path.is_dir()) == (kind == "link", kind == "folder")
+    assert kind != "file" or path.read_bytes() == b"other"
+
+
+def test_of_many_that_write_one_new_name_at_once_one_succeeds(tmp_path: Path) -> None:
+    """All are past their last look before the first of them goes on."""
+    path, writers, codes = tmp_path / "x", 8, []
+    ready = threading.Barrier(writers)
+
+    def write(number: int) -> None:
+        try:
+            replace_file(str(path), filled(bytes([number])), lambda _: ready.wait())
+            codes.append(f"wrote {number}")
+        except OutputError as error:
+            codes.append(error.code)
+
+    for _ in range(20):
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(codes)[:-1] == ["output.exists"] * (writers - 1)
+        assert max(codes) == f"wrote {path.read_bytes()[0]}"
+        assert names(tmp_path) == ["x"]
+        path.unlink()
+        codes.clear()
+
+
+def test_a_link_that_is_made_and_reported_as_there_before_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS does so where the answer to the first request is lost.
+
+    Source: link(2), section BUGS.
+    """
+    path, plain = tmp_path / "x", os.link
+    lost = FileExistsError(errno.EEXIST, "File exists")
+    meanwhile(monkeypatch, lambda: plain(tmp_path / temporaries(tmp_path)[0], path), lost)
+    put(path)
+    assert (path.read_bytes(), names(tmp_path), path.stat().st_nlink) == (b"new", ["x"], 1)
+
+
+def test_a_name_that_is_taken_and_free_again_is_refused_by_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is there any more that could be told about, and nothing is written."""
+    path = tmp_path / "x"
+    meanwhile(monkeypatch, lambda: None, FileExistsError(errno.EEXIST, "File exists"))
+    assert refusal(lambda: put(path))[1] == f"`{path}`: cannot be written: File exists"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_gets_the_file_by_renaming(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a last look must do."""
+    path, no_links = tmp_path / "x", OSError(number, os.strerror(number))
+    with monkeypatch.context() as patched:
+        meanwhile(patched, lambda: None, no_links)
+        put(path)
+    assert (path.read_bytes(), names(tmp_path)) == (b"new", ["x"])
+    path.unlink()
+    meanwhile(monkeypatch, lambda: path.write_bytes(b"other"), no_links)
+    assert refusal(lambda: put(path))[0] == "output.exists"
+    assert (path.read_bytes(), names(tmp_path)) == (b"other", ["x"])
 
 
 @pytest.mark.parametrize("points_to", ["file", "nothing", "folder"])
@@ -466,12 +566,17 @@ def test_a_set_replaces_nothing(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("late", ["a", "b", "index"])
 def test_a_name_that_is_taken_meanwhile_undoes_the_set(late: str, tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a", "b", "index")]
-    with pytest.raises(OutputError, match="File exists"):
-        write_set(
+    assert refusal(
+        lambda: write_set(
             paths,
             lambda path, output: output.write(b"new"),
             lambda _: (tmp_path / late).write_bytes(b"other"),
         )
+    ) == (
+        "output.exists",
+        f"`{tmp_path / late}`: exists already, and several files cannot be replaced at once",
+        "-o ANOTHER, or remove the old files",
+    )
     assert names(tmp_path) == [late]
     assert (tmp_path / late).read_bytes() == b"other"
 
