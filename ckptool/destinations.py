@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from tempfile import TemporaryDirectory
 
-from ckptool.errors import OutputError, PlanError, quoted
+from ckptool.errors import PlanError, quoted
 from ckptool.files import ByteFile, names_in
 from ckptool.formats import dcp, dcp_writer, writer_for
 from ckptool.formats.atomic import Output, replace_file, write_folder, write_set
@@ -20,7 +20,7 @@ from ckptool.formats.payload import Payload
 from ckptool.formats.sharded_writer import index_path, shard_paths, split, write_index
 from ckptool.formats.target import refuse_existing, refuse_target
 from ckptool.proof import Proof
-from ckptool.remote.urls import is_url, shown
+from ckptool.remote.urls import is_url
 
 _FOLDER = ".dcp"
 
@@ -91,11 +91,7 @@ def refuse(output: str, *, force: bool = False) -> None:
     from ckptool.remote import stores
 
     if not force and stores.exists(output):
-        raise OutputError(
-            f"{quoted(shown(output))}: exists already",
-            hint="--force replaces it",
-            code="output.exists",
-        )
+        raise stores.exists_already(output)
 
 
 def _sent(

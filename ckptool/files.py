@@ -11,8 +11,10 @@ import stat
 from collections.abc import Iterator
 from typing import Protocol
 
+from ckptool.ahead import Ahead
 from ckptool.errors import CkptError, FormatError, quoted
 
+Block = bytes | memoryview
 BLOCK = 1 << 22
 _OTHERS = 256  # files that are open besides
 AGAIN = "download or copy the file again"  # the hint for damage
@@ -32,7 +34,7 @@ class Readable(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`; FormatError if the data ends before."""
 
-    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
         """The bytes of a range, in order, at most `step` at a time."""
 
     def check_unchanged(self) -> None:
@@ -42,12 +44,13 @@ class Readable(Protocol):
 class ByteFile:
     """An open regular file: its path, its size in bytes, and positional reads of it."""
 
-    __slots__ = ("_descriptor", "_identity", "path", "size", "verified")
+    __slots__ = ("_ahead", "_descriptor", "_identity", "path", "size", "verified")
 
     distant = False
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._descriptor = -1
+        self._ahead: Ahead | None = None
         self.path = os.fspath(path)
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
@@ -70,6 +73,8 @@ class ByteFile:
 
     def close(self) -> None:
         """Give the descriptor back; a later read raises."""
+        if self._ahead is not None:
+            self._ahead.wait()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -102,13 +107,22 @@ class ByteFile:
                 code="file.unreadable",
             ) from None
 
-    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
-        """The bytes of a range, in order, at most `step` at a time."""
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
+        """The bytes of a range, in order, at most `step` at a time; in one piece from memory."""
+        ahead = self._ahead.get(offset, length) if self._ahead is not None else None
+        if ahead is not None:
+            yield ahead
+            return
         end = offset + length
         while offset < end:
             size = min(step, end - offset)
             yield self.read(offset, size)
             offset += size
+
+    def read_ahead(self) -> None:
+        """Begin to bring the whole file into memory: `blocks` takes its bytes from there then."""
+        if self.size:
+            self._ahead = Ahead(self._descriptor, self.size)
 
     def check_unchanged(self) -> None:
         """Raise if the file was written to, cut or replaced since it was opened."""
@@ -138,7 +152,7 @@ class MemoryFile:
             raise _ends_early(offset, len(data), length)
         return data
 
-    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
         """The bytes of a range in one piece."""
         yield self.read(offset, length)
 

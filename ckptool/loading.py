@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_SMALL = 1 << 20  # bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What was loaded, and what was done to the weights on the way.
@@ -64,7 +67,11 @@ def load_into(
     specs = module_specs(model)
     kept = tuple(key for key in specs if is_named(key, DERIVED))
     wanted = {key: spec for key, spec in specs.items() if key not in kept}
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else read(checkpoint, weights=weights)
+    if isinstance(checkpoint, Checkpoint):
+        opened = checkpoint
+    else:
+        room = sum(spec.nbytes for spec in specs.values())
+        opened = read(checkpoint, weights=weights, memory=room + room // 4 + _SMALL)
     if darknet.KEY in opened.weights.tensors:
         from ckptool.adapting import keyed
 

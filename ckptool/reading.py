@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ckptool.checkpoint import Checkpoint, Contents, WeightSet
 from ckptool.containers import choose, find
 from ckptool.errors import CkptError, quoted
+from ckptool.files import ByteFile
 from ckptool.formats import read_contents
 from ckptool.formats.folders import checkpoint_in
 from ckptool.places import is_folder, open_bytes
@@ -24,16 +25,21 @@ class Opened:
 
 
 def read(
-    path: str | os.PathLike[str], *, weights: str | None = None, darknet: bool = False
+    path: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    darknet: bool = False,
+    memory: int = 0,
 ) -> Checkpoint:
     """The checkpoint in a file: key to LazyTensor; nothing is read but headers, nothing is run.
 
     `weights` names the weight set where the file holds several; `darknet` says that a file of no
-    other format is darknet's, whatever it is called.
+    other format is darknet's, whatever it is called. Whoever wants all of it says how much `memory`
+    there is: a local file of at most so many bytes is brought into it from the start.
 
     Raises: CkptError.
     """
-    opened = open_file(path, darknet=darknet)
+    opened = open_file(path, darknet=darknet, memory=memory)
     try:
         chosen = choose(opened.sets, weights)
     except CkptError as error:
@@ -41,7 +47,7 @@ def read(
     return Checkpoint(opened.path, opened.nbytes, chosen, opened.sets, opened.contents)
 
 
-def open_file(path: str | os.PathLike[str], *, darknet: bool = False) -> Opened:
+def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: int = 0) -> Opened:
     """The contents of a file, or of the one in a folder, and its weight sets.
 
     Raises: CkptError.
@@ -50,6 +56,8 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False) -> Opened:
     name = checkpoint_in(name) if is_folder(name) else name
     file = open_bytes(name)
     name = file.path
+    if isinstance(file, ByteFile) and file.size <= memory:
+        file.read_ahead()
     try:
         contents = read_contents(file, darknet_meant=darknet)
         sets = find(contents.root, file.size)

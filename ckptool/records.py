@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ckptool.errors import FormatError, quoted
-from ckptool.files import AGAIN, BLOCK, Readable
+from ckptool.files import AGAIN, BLOCK, Block, Readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Record:
     name: str = ""
     confirm: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
-    def blocks(self, step: int = BLOCK) -> Iterator[bytes]:
+    def blocks(self, step: int = BLOCK) -> Iterator[Block]:
         """The whole storage in order; FormatError at the end if its CRC is not the stored one.
 
         Once it was found right, it is not computed again: the file is watched for changes.
@@ -64,7 +64,7 @@ class Record:
                 pass
 
 
-def _inflate(blocks: Iterator[bytes], nbytes: int, name: str, step: int) -> Iterator[bytes]:
+def _inflate(blocks: Iterator[Block], nbytes: int, name: str, step: int) -> Iterator[bytes]:
     """The inflated record; FormatError unless it gives exactly the declared size."""
     engine = zlib.decompressobj(-15)
     left = nbytes

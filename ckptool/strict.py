@@ -75,7 +75,7 @@ def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
     tensors = list(dict.fromkeys(weights.tensors.values()))
 
     def load(numbers: range) -> list[torch.Tensor]:
-        return [tensors[number].torch() for number in numbers]
+        return [tensors[number].torch(own=False) for number in numbers]
 
     with workers() as pool:
         runs = batches(tensor.nbytes for tensor in tensors)

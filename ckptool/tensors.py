@@ -111,19 +111,29 @@ class LazyTensor:
             return numpy.empty(self.shape, kind)
         return numpy.frombuffer(self._data(), kind).reshape(self.shape)
 
-    def torch(self) -> torch.Tensor:
-        """The tensor as a new torch tensor on the CPU; imports torch."""
+    def torch(self, *, own: bool = True) -> torch.Tensor:
+        """The tensor as a new torch tensor on the CPU; imports torch.
+
+        One that need not have memory of its `own` is to be copied from, not to be written to.
+        """
         import torch
 
         kind = getattr(torch, self.dtype)
         if not self.numel:
             return torch.empty(self.shape, dtype=kind)
-        return torch.frombuffer(self._data(), dtype=kind).reshape(self.shape)
+        return torch.frombuffer(self._data(own), dtype=kind).reshape(self.shape)
 
-    def _data(self) -> bytearray:
-        """The data in memory of its own, taken only once the first block was not refused."""
+    def _data(self, own: bool = True) -> bytearray | memoryview:
+        """The data in memory of its own, taken only once the first block was not refused.
+
+        Not of its own, if that will do, where the file is in memory that can be written to.
+        """
         chunks = self.chunks()
         first = next(chunks, memoryview(b""))
+        if not own and len(first) == self.nbytes and not first.readonly:
+            for _ in chunks:  # the checksum is looked at after the last block
+                pass
+            return first
         data = bytearray(self.nbytes)
         target, at = memoryview(data), 0
         for chunk in chain((first,), chunks):

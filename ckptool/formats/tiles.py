@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ckptool.dtypes import DTYPES
 from ckptool.errors import CkptError, FormatError, quoted
-from ckptool.files import BLOCK, Readable
+from ckptool.files import BLOCK, Block, Readable
 from ckptool.formats import torch_zip
 from ckptool.tensors import Extent, LazyTensor, TensorSpec, View
 
@@ -69,7 +69,7 @@ class Part:
             )
         return self.file.read(self.start + offset, length)
 
-    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[bytes]:
+    def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
         """The bytes of a range, in order, at most `step` at a time."""
         self.read(offset + length, 0)
         return self.file.blocks(self.start + offset, length, step)

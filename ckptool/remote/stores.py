@@ -10,6 +10,7 @@ Source: fsspec and s3fs 2026.9, aiohttp 3.14; RFC 9110 on ranges and conditional
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from ckptool.errors import CkptError, OutputError, UnsupportedError, quoted
+from ckptool.files import Block
 from ckptool.remote.faults import Changed, Short, Whole, changed, passing, reason, refused, says
 from ckptool.remote.urls import scheme, shown
 
@@ -32,9 +34,9 @@ _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
 # What tells one version of an object from another, whoever stores it.
 _VERSION = (
-    "ETag etag VersionId generation md5Hash blob_id LastModified last_modified Last-Modified mtime "
-    "created"
+    "ETag etag VersionId md5Hash blob_id LastModified last_modified Last-Modified mtime created"
 ).split()
+_SILENT = logging.NullHandler()
 
 T = TypeVar("T")
 
@@ -97,11 +99,13 @@ def _told(info: Mapping[str, Any]) -> Stat | None:
     """What fsspec's description of an object tells, None if that is not even its size."""
     if info.get("type") == "directory":
         return Stat(0, (), folder=True)
-    size, etag = info.get("size"), info.get("ETag")
+    size, etag, generation = info.get("size"), info.get("ETag"), info.get("generation")
     if type(size) is not int:
         return None
     if isinstance(etag, str) and etag.startswith('"'):
         return Stat(size, (("ETag", etag),), etag)
+    if generation is not None:
+        return Stat(size, (("generation", str(generation)),))
     version = tuple((name, str(info[name])) for name in _VERSION if info.get(name) is not None)
     return Stat(size, version)
 
@@ -118,7 +122,7 @@ def fetch(url: str, start: int, stop: int, known: Stat) -> bytes:
     Raises: CkptError if they cannot be had, FormatError if the object is another one by now.
     """
     fs = _filesystem(url)
-    get = {"http": _get_http, "https": _get_http, "s3": _get_s3, "s3a": _get_s3}.get(scheme(url))
+    get = _GET.get(scheme(url))
 
     def ask() -> bytes:
         data: bytes
@@ -195,7 +199,7 @@ def modified(url: str) -> float:
     return _tried(url, ask)
 
 
-def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: bool) -> None:
+def upload(blocks: Callable[[], Iterator[Block]], url: str, size: int, *, new: bool) -> None:
     """Put blocks into an object that is there only once it is complete; `new` refuses another.
 
     Raises: OutputError; a multipart upload that was begun is aborted then.
@@ -208,7 +212,7 @@ def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: b
         )
     fs = _filesystem(url)
     try:
-        exclusive = new and scheme(url) in ("s3", "s3a")
+        exclusive = new and scheme(url) in ("s3", "s3a", "gs", "gcs")
         if size <= _PART or scheme(url) == "memory":
             mode = {"mode": "create"} if exclusive else {}
             fs.pipe_file(url, b"".join(blocks()), **mode)
@@ -222,6 +226,8 @@ def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: b
         found = _tried(url, lambda: fs.info(url))["size"]
     except CkptError:
         raise
+    except FileExistsError:
+        raise exists_already(url) from None
     except Exception as error:
         raise OutputError(
             f"{quoted(url)}: cannot be written: {reason(error)}", code="output.remote"
@@ -230,6 +236,13 @@ def upload(blocks: Callable[[], Iterator[bytes]], url: str, size: int, *, new: b
         raise OutputError(
             f"{quoted(url)}: {found:,} bytes arrived of {size:,}", code="output.remote"
         )
+
+
+def exists_already(url: str) -> OutputError:
+    """The error for an object that is not to be replaced."""
+    return OutputError(
+        f"{quoted(shown(url))}: exists already", hint="--force replaces it", code="output.exists"
+    )
 
 
 def remove(url: str) -> None:
@@ -298,6 +311,20 @@ def _get_s3(fs: Any, url: str, start: int, stop: int, known: Stat) -> bytes:
     return found
 
 
+def _get_gs(fs: Any, url: str, start: int, stop: int, known: Stat) -> bytes:
+    try:
+        data: bytes = fs.cat_file(
+            url, start, stop, generation=dict(known.version).get("generation")
+        )
+    except FileNotFoundError:  # that generation is gone, with another in its place or none
+        raise Changed from None
+    return data
+
+
+_GET = {"http": _get_http, "https": _get_http, "s3": _get_s3, "s3a": _get_s3}
+_GET |= {"gs": _get_gs, "gcs": _get_gs}
+
+
 def _filesystem(url: str) -> Any:
     """The fsspec file system of a URL, with its credentials from where its provider looks."""
     name = scheme(url)
@@ -309,6 +336,8 @@ def _filesystem(url: str) -> Any:
 
             limits = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=_QUIET)
             return fsspec.filesystem(name, client_kwargs={"timeout": limits})
+        # It logs each failure, tracebacks too; without a handler that would be the user's screen.
+        logging.getLogger("gcsfs").addHandler(_SILENT)
         return fsspec.filesystem(name)
     except ImportError as error:
         package = _PACKAGES.get(name)
