@@ -46,7 +46,8 @@ def refused(url: str, where: str, error: Exception, tries: str) -> CkptError:
     name = quoted(shown(url))
     status = _status(error)
     unknown = kinds(error) & _NO_CREDENTIALS
-    if isinstance(error, PermissionError) or status in (401, 403) or unknown:
+    forbidden = isinstance(error, OSError) and says(error, "Forbidden: ")  # gcsfs has no more
+    if isinstance(error, PermissionError) or status in (401, 403) or unknown or forbidden:
         why = "no credentials are found" if unknown else "no permission to read it"
         return CkptError(
             f"{name}: {why}",

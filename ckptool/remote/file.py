@@ -48,6 +48,7 @@ class RemoteFile:
         self._fetched = self._checked = 0
         self._when = time.monotonic()
         self._checks = 0
+        self._changed = False
 
     def __del__(self) -> None:
         if hasattr(self, "_kept"):
@@ -81,9 +82,12 @@ class RemoteFile:
     def check_unchanged(self) -> None:
         """Raise if the object was replaced since it was opened.
 
-        Asked after every tensor; the store is asked now and then, and when all has come.
+        Asked after every tensor; the store is asked now and then, and when all has come. What was
+        replaced once stays so.
         """
         with self._lock:
+            if self._changed:
+                raise changed(self.url)
             fetched, self._checks = self._fetched, self._checks + 1
             new = fetched - self._checked
             due = self._checks < 3 or fetched >= self.size or new >= _AHEAD
@@ -92,6 +96,7 @@ class RemoteFile:
             self._checked, self._when = fetched, time.monotonic()
         found = stores.stat(self.url)
         if (found.size, found.version) != (self._known.size, self._known.version):
+            self._changed = True
             raise changed(self.url)
 
     def _requested(self, start: int, stop: int) -> list[Future[None]]:

@@ -1,4 +1,7 @@
-"""Servers on the loopback interface: moto's S3, and HTTP with ranges and with faults."""
+"""Servers on the loopback interface: moto's S3, an emulator of Google's storage, and HTTP.
+
+All of them serve ranges, count what they send, and have faults.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 BUCKET = "weights"
 _BLOCK = 1 << 16
@@ -193,16 +197,123 @@ def s3() -> Iterator[S3]:
         "AWS_MAX_ATTEMPTS": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+    try:
+        with environment(**wanted):
+            boto3.client("s3").create_bucket(Bucket=BUCKET)
+            yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@dataclass
+class GCS:
+    """Google's storage with one bucket, as gcp-storage-emulator has it.
+
+    `faults` are carried out one per read of an object: `slow down` (status 503), `forbidden`,
+    `cut`, or `ok`. `sent` counts the bytes of objects, `calls` are all methods and paths.
+    """
+
+    storage: Any
+    faults: list[str] = field(default_factory=list)
+    sent: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """The names of the objects that are there."""
+        return sorted(found["name"] for found in self.storage.get_file_list(BUCKET)[0])
+
+
+@contextmanager
+def gcs() -> Iterator[GCS]:
+    """A running one. The environment tells every client of it, and of no credentials."""
+    from gcp_storage_emulator.handlers.buckets import create_bucket
+    from gcp_storage_emulator.server import RequestHandler
+    from gcp_storage_emulator.storage import Storage
+
+    state = GCS(Storage(use_memory_fs=True))
+    create_bucket(BUCKET, state.storage)
+
+    class Emulator(RequestHandler):  # type: ignore[misc]
+        def __init__(self, *words: Any) -> None:
+            super().__init__(state.storage, *words)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            state.calls.append(f"POST {self.path}")
+            super().do_POST()
+
+        def do_DELETE(self) -> None:
+            state.calls.append(f"DELETE {self.path}")
+            if "upload_id=" not in self.path:
+                super().do_DELETE()
+                return
+            # What the emulator itself cannot do: to cancel an upload.
+            upload = parse_qs(self.path.partition("?")[2])["upload_id"][0]
+            state.storage.delete_resumable_file_obj(upload)
+            self._refuse(499)
+
+        def do_GET(self) -> None:
+            state.calls.append(f"GET {self.path}")
+            reads = "alt=media" in self.path
+            fault = state.faults.pop(0) if reads and state.faults else "ok"
+            if fault in ("slow down", "forbidden"):
+                self._refuse(503 if fault == "slow down" else 403)
+                return
+            whole = self.wfile
+            self.wfile = Sent(whole, state, fault == "cut") if reads else whole
+            with suppress(BrokenPipeError, ConnectionResetError):
+                super().do_GET()  # gcsfs asks two questions at once, and takes the first answer
+            self.wfile = whole
+
+        def _refuse(self, status: int) -> None:
+            self.send_response(status, "refused")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Emulator)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        with environment(
+            STORAGE_EMULATOR_HOST=f"http://127.0.0.1:{server.server_address[1]}",
+            GOOGLE_APPLICATION_CREDENTIALS="none",
+        ):
+            yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@dataclass
+class Sent:
+    """A connection on which the bytes of a body are counted, and half of them sent if it is cut."""
+
+    real: Any
+    state: GCS
+    cut: bool
+
+    def write(self, data: bytes) -> None:
+        if not data.startswith(b"HTTP/"):
+            data = data[: len(data) // 2] if self.cut else data
+            self.state.sent += len(data)
+        self.real.write(data)
+
+
+@contextmanager
+def environment(**wanted: str) -> Iterator[None]:
+    """The variables as they are wanted, and then as they were."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        boto3.client("s3").create_bucket(Bucket=BUCKET)
-        yield state
+        yield
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-        server.shutdown()
-        server.server_close()
-        thread.join()
