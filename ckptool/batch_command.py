@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptool.interrupts import STOPPED
 from ckptool.options import common, conversion_options
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def batch(
             found = call(inputs, out, plan=plan, progress=progress, **options)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on where it was", err=True)
-        return 130
+        return STOPPED
     show(as_json, lambda: batch_json(found), lambda width: batch_text(found, width))
     return 1 if found.failed or found.failed_before else 0
 

@@ -14,6 +14,7 @@ import click
 from ckptool import completion
 from ckptool.batch_command import batch
 from ckptool.errors import CkptError, quoted
+from ckptool.interrupts import STOPPED
 from ckptool.options import (
     arch_option,
     common,
@@ -51,9 +52,11 @@ def _run(words: Sequence[str]) -> int:
         return _refused(CkptError(_lowered(message), hint=hint, code="usage"), words)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__, EOFError):  # click takes it for the end of a dialogue
+            return _defect(stop.__cause__, words)
         click.echo("stopped", err=True)
-        return 130
+        return STOPPED
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,11 +64,7 @@ def _run(words: Sequence[str]) -> int:
     except RecursionError:
         return _refused(CkptError("nested too deeply", code="defect"), words)
     except Exception as error:
-        if os.environ.get("CKPTOOL_DEBUG"):
-            raise
-        text = f"a defect in ckptool: {type(error).__name__}: {error}"
-        hint = "CKPTOOL_DEBUG=1 shows where; please report it"
-        return _refused(CkptError(text, hint=hint, code="defect"), words)
+        return _defect(error, words)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -383,6 +382,14 @@ def _one_target(arch: str | None, like: str | None) -> None:
 def _refused(error: CkptError, words: Sequence[str]) -> int:
     show_error(error, as_json="--json" in words)
     return REFUSED
+
+
+def _defect(error: Exception, words: Sequence[str]) -> int:
+    if os.environ.get("CKPTOOL_DEBUG"):
+        raise error
+    text = f"a defect in ckptool: {type(error).__name__}: {error}"
+    hint = "CKPTOOL_DEBUG=1 shows where; please report it"
+    return _refused(CkptError(text, hint=hint, code="defect"), words)
 
 
 def _lowered(message: str) -> str:
