@@ -7,22 +7,22 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+from ckptool.anchors import agrees, anchor_side
 from ckptool.architectures import darknet_files, find, lookalikes, version_notes
 from ckptool.architectures.spec import Architecture
-from ckptool.causes import Cause, Target
+from ckptool.causes import Cause, Solved, Target
 from ckptool.causes.precision import dtypes
-from ckptool.changes import Values
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.compare import Entry, as_loaded, compare_weights
 from ckptool.errors import ArchitectureError, PlanError, counted, listed
-from ckptool.identification import agrees, anchor_side
-from ckptool.planning import architecture_of, refuse_other_count
-from ckptool.plugins import EXACT
 from ckptool.reading import read
-from ckptool.solving import Solved, solve
 from ckptool.tensors import TensorSpec
-from ckptool.values import Progress, compare_values
+
+if TYPE_CHECKING:
+    from ckptool.changes import Values
+    from ckptool.values import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,12 @@ def diff(
     if other is not None:
         found, other = darknet_files.paired(found, other)
     if other is not None and num_classes is not None:
+        from ckptool.planning import architecture_of, refuse_other_count
+
         refuse_other_count(other.path, architecture_of(other.weights), num_classes)
     target = target_of(arch, other, num_classes, live=live)
     opened = found if other is not None else darknet_files.keyed(found, target.architecture)
-    solved = solve(opened.weights, target if other is None else _recognised(target, opened, other))
+    solved = _solved(opened.weights, target, other)
     also = _also_fits(opened.weights, target)
     whole = any(cause.whole for cause in solved.causes)
     casts = [] if whole else dtypes(solved.weights.specs, solved.after.entries)
@@ -173,17 +175,23 @@ def _other(
     return like if like is None or isinstance(like, Checkpoint) else read(like, weights=weights)
 
 
-def _recognised(target: Target, opened: Checkpoint, other: Checkpoint) -> Target:
-    """The target with the architecture that the other checkpoint is of.
+def _solved(weights: WeightSet, target: Target, other: Checkpoint | None) -> Solved:
+    """The causes of the differences from the target, which `other` is if that is a checkpoint.
 
-    It tells another spelling or size of the same network from another network.
+    What fits has none, and the detectors are not even imported.
     """
-    if compare_weights(opened.weights, target.specs).fits:
-        return target
-    architecture = architecture_of(other.weights)
-    if architecture is None:
-        return target
-    return replace(target, num_classes=architecture.num_classes, architecture=architecture)
+    before = compare_weights(weights, target.specs, target.legacy)
+    if before.fits and not before.tolerated:
+        return Solved((), (), weights, before, before, ())
+    from ckptool.planning import architecture_of
+    from ckptool.solving import solve
+
+    # What the other checkpoint is of tells another size of the same network from another network.
+    architecture = architecture_of(other.weights) if other and not before.fits else None
+    if architecture is not None:
+        count = architecture.num_classes
+        return solve(weights, replace(target, num_classes=count, architecture=architecture))
+    return solve(weights, target, before)
 
 
 def _compared(
@@ -195,6 +203,9 @@ def _compared(
     progress: Progress | None,
 ) -> Values:
     """How far the values are apart, once what only names them differently is undone."""
+    from ckptool.plugins import EXACT
+    from ckptool.values import compare_values
+
     done = [result for _, result in solved.applied]
     same = all(result.grade == EXACT for result in done)
     weights = solved.weights if same else opened.weights

@@ -11,9 +11,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from struct import calcsize, unpack
 
 from ckptool import dialects
+from ckptool.anchors import agrees, anchor_side
 from ckptool.architectures import darknet_files, frozen
 from ckptool.architectures.spec import Architecture, ClassAxis
 from ckptool.checkpoint import Checkpoint, WeightSet
@@ -129,23 +129,6 @@ def told_apart(weights: WeightSet, fitting: list[Candidate]) -> list[Candidate]:
         return fitting
     agreeing = [c for c in fitting if (found := frozen.find(c.arch)) and agrees(found, side)]
     return agreeing or fitting
-
-
-def anchor_side(weights: WeightSet) -> float | None:
-    """The side of the first box of effdet's `anchors.boxes`, None if the file has none."""
-    boxes = next((t for key, t in weights.tensors.items() if is_named(key, DERIVED[:1])), None)
-    return None if boxes is None else _first_side(boxes)
-
-
-def agrees(architecture: Architecture, side: float) -> bool:
-    """Whether the first anchor of an architecture has that side: anchor_scale · 2 ** first level.
-
-    Source: effdet 0.4.1 `anchors.py`.
-    """
-    scale, levels = architecture.card.get("anchor_scale"), architecture.card.get("levels")
-    if not isinstance(scale, float) or not isinstance(levels, (list, tuple)):
-        return True
-    return bool(abs(scale * 2 ** levels[0] - side) < 0.01 * side)
 
 
 def unwrapped(specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
@@ -357,20 +340,3 @@ def _share(one: int, other: int) -> float:
 def _score(candidate: Candidate) -> float:
     wrong = candidate.missing + candidate.unexpected + candidate.shape
     return candidate.matched / (candidate.matched + wrong) if candidate.matched else 0.0
-
-
-def _first_side(boxes: LazyTensor) -> float | None:
-    """The height of the first box of an (n, 4) tensor."""
-    codes = {"float64": "<4d", "float32": "<4f", "float16": "<4e", "bfloat16": "<4H"}
-    code = codes.get(boxes.dtype)
-    if code is None or len(boxes.shape) != 2 or boxes.shape[1] != 4 or not boxes.shape[0]:
-        return None
-    size = calcsize(code)
-    first = next(boxes.chunks(size), memoryview(b""))[:size]
-    if len(first) < size:
-        return None  # a live model's buffer, whose values are not looked at
-    if boxes.dtype == "bfloat16":  # the upper half of a float32
-        first = memoryview(b"".join(bytes(2) + first[at : at + 2] for at in range(0, size, 2)))
-        code = "<4f"
-    top, _, bottom, _ = unpack(code, first)
-    return float(bottom - top)

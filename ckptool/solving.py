@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ckptool.architectures import frozen
-from ckptool.causes import Cause, Situation, Target
+from ckptool.causes import Cause, Situation, Solved, Target
 from ckptool.causes.identity import another_architecture, is_related
 from ckptool.causes.order import AROUND, INSIDE, REST, Detector
 from ckptool.checkpoint import WeightSet
@@ -28,27 +28,6 @@ _WANTED, _FOUND = "wanted", "found"
 
 _MOST_TRIED = 3
 _MOST_DROPS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """What the detectors found: the causes, the weights after all their edits, what is left.
-
-    `applied` has the result of each cause that has an edit, in order; `unexplained` are the keys
-    that no cause accounts for.
-    """
-
-    causes: tuple[Cause, ...]
-    applied: tuple[tuple[Cause, Applied], ...]
-    weights: WeightSet
-    before: Comparison
-    after: Comparison
-    unexplained: tuple[str, ...]
-
-    @property
-    def fixable(self) -> bool:
-        """Whether the edits, automatic or asked for, make the weights fit."""
-        return self.after.fits and all(cause.edit or cause.automatic for cause in self.causes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +59,13 @@ class _State:
         return tuple(dict.fromkeys(key for found, key in self.order.items() if found in chosen))
 
 
-def solve(weights: WeightSet, target: Target) -> Solved:
-    """The causes of all differences, each with the keys that it explains, as far as any does."""
-    before = compare_weights(weights, target.specs, target.legacy)
+def solve(weights: WeightSet, target: Target, before: Comparison | None = None) -> Solved:
+    """The causes of all differences, each with the keys that it explains, as far as any does.
+
+    `before` are the differences, where they were looked at already.
+    """
+    if before is None:
+        before = compare_weights(weights, target.specs, target.legacy)
     around = _searched(_start(weights, target, before), AROUND)
     found = _searched(around, INSIDE) if is_related(_situation(around)) else around
     if found.open or any(_gives_up(cause) for cause in found.causes):

@@ -24,7 +24,7 @@ LAYERS = (
     "reading",
     "architectures",
     "dialects",
-    "compare strict pairing guessing identification changes values",
+    "anchors compare strict pairing guessing identification changes values",
     "plugins causes",
     "plans solving",
     "planning",

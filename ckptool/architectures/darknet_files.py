@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ckptool.architectures import frozen
-from ckptool.architectures.darknet_keys import Slot
 from ckptool.architectures.spec import Architecture
 from ckptool.checkpoint import Checkpoint, Finding, WeightSet
 from ckptool.errors import ArchitectureError, FormatError, counted, listed, quoted
 from ckptool.formats.darknet import KEY
 from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides
+
+if TYPE_CHECKING:
+    from ckptool.architectures.darknet_keys import Slot
 
 DIALECT = "darknet-weights"  # of a file whose tensors have no keys at all
 PART, CUT = "darknet-part", "darknet-cut"  # findings

@@ -9,11 +9,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptool.architectures.spec import Architecture, Legacy
 from ckptool.checkpoint import WeightSet
 from ckptool.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptool.compare import Comparison
+    from ckptool.plugins import Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +91,24 @@ class Situation:
     def wanted(self) -> Mapping[str, TensorSpec]:
         """The specs of the target."""
         return self.target.specs
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """What the detectors found: the causes, the weights after all their edits, what is left.
+
+    `applied` has the result of each cause that has an edit, in order; `unexplained` are the keys
+    that no cause accounts for.
+    """
+
+    causes: tuple[Cause, ...]
+    applied: tuple[tuple[Cause, Applied], ...]
+    weights: WeightSet
+    before: Comparison
+    after: Comparison
+    unexplained: tuple[str, ...]
+
+    @property
+    def fixable(self) -> bool:
+        """Whether the edits, automatic or asked for, make the weights fit."""
+        return self.after.fits and all(cause.edit or cause.automatic for cause in self.causes)
