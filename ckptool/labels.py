@@ -11,6 +11,7 @@ front and `N/A` in the holes); coco90 are the ids 1 … 90 of the annotations of
 voc20 is the order of the VOC devkit. openimages: the 601 boxable classes of Open Images in the
 order of its class-descriptions-boxable.csv (V4, CC BY 4.0), equal to data/openimages.names of
 pjreddie/darknet at 332396e. Ultralytics sorts the same classes by name: give its list as a file.
+`???`: labelmap.txt of TensorFlow Lite's coco_ssd_mobilenet_v1_1.0_quant_2018_06_29.
 Synonyms: the display names of the three data sets side by side, and of Open Images V7.
 """
 
@@ -31,8 +32,8 @@ LARGEST_LIST = 1 << 24  # bytes
 LabelSet = tuple[str | None, ...]
 
 _FOLDER = os.path.join(os.path.dirname(__file__), "label_sets")
-_HOLES = ("-", "N/A")
-_BACKGROUND = ("__background__", "background")
+_HOLES = ("-", "N/A", "???")
+_BACKGROUND = ("__background__", "background", "???")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,11 @@ def class_map(spec: str | None, old_count: int, new_count: int) -> ClassMap:
 def label_set(spec: str) -> LabelSet:
     """The label set of a shipped name or a file, None in the holes.
 
-    A text file has one name a line, `-` or `N/A` for a hole; empty lines at the end and a
+    A text file has one name a line, `-`, `N/A` or `???` for a hole; empty lines at the end and a
     background in front are left out. If every line but a header is `id,name` or `id: name`, the
     lowest id tells where a number stands: from 0 it is the position, else the position is id - 1;
     an id of Open Images (`/m/…`) says nothing. A `.json` file is one of COCO annotations: the
-    names in `categories`, their positions by id in the same way.
+    names in `categories`, their positions by id in the same way. No name may stand twice.
 
     Raises: PlanError, code `plan.class-map`.
     """
@@ -308,10 +309,14 @@ def _from_text(lines: list[str]) -> LabelSet:
             raise _wrong(f"line {number} is empty", "a hole in the class ids is written `-`")
     with_id = re.compile(r"([0-9]{1,9}|/[a-z]/[^\s,:;]+)\s*[,:;]\s*(.+)")
     parts = [with_id.fullmatch(line) for line in lines]
-    if len(parts) > 1 and parts[0] is None and "," in lines[0]:
-        parts = parts[1:]  # a header, such as `LabelName,DisplayName`, if all others have an id
+    header = len(parts) > 1 and parts[0] is None and "," in lines[0]
+    if header:
+        parts = parts[1:]  # such as `LabelName,DisplayName`, if all others have an id
     matches = [part for part in parts if part is not None]
-    if len(matches) == len(parts):
+    whole = len(matches) == len(parts)
+    names = [part[2] for part in matches] if whole else lines
+    _refuse_twice((f"line {at}", name) for at, name in enumerate(names, 1 + (header and whole)))
+    if whole:
         pairs = [(part[1], part[2]) for part in matches]
         if all(_is_index(number) for number, _ in pairs):
             return _by_id((int(number), name) for number, name in pairs)
@@ -340,7 +345,9 @@ def _from_json(path: str) -> LabelSet:
             except (ValueError, TypeError, KeyError, RecursionError):
                 continue
             if all(type(i) is int and i >= 0 and isinstance(n, str) for i, n in pairs):
-                return _by_id(pairs)
+                names = _by_id(pairs)
+                _refuse_twice((f"the category {i:,}", n) for i, n in pairs)
+                return names
     raise _wrong("found no `categories` with `id` and `name`, wanted COCO annotations")
 
 
@@ -357,6 +364,19 @@ def _by_id(pairs: Iterable[tuple[int, str]]) -> LabelSet:
     if last > MOST_CLASSES:
         raise _wrong(f"found the class id {last:,}, wanted at most {MOST_CLASSES:,}")
     return tuple(_name(by_id.get(number, "-")) for number in range(first, last + 1))
+
+
+def _refuse_twice(names: Iterable[tuple[str, str]]) -> None:
+    """Raise for a name, given where it stands, that stands at two places."""
+    seen: dict[str, tuple[str, str]] = {}
+    for where, name in names:
+        before, same = seen.setdefault(_plain(name), (where, name))
+        if before != where and name not in _HOLES:
+            once = quoted(name) if name == same else f"{quoted(name)} is {quoted(same)}, which"
+            raise _wrong(
+                f"{where}: {once} is the name of {before} already",
+                "names tell the classes apart: rename one of the two",
+            )
 
 
 def _name(text: str) -> str | None:

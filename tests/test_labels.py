@@ -254,6 +254,11 @@ def annotations(categories: object) -> str:
     )
 
 
+def test_question_marks_are_the_background_in_front_and_holes_behind(tmp_path: Path) -> None:
+    names = [name or "???" for name in label_set("coco90")]
+    assert label_set(written(tmp_path, "x.txt", "\n".join(["???", *names]))) == label_set("coco90")
+
+
 def test_coco_annotations_put_each_category_at_its_id_less_one(tmp_path: Path) -> None:
     categories = [{"supercategory": "animal", "id": 3, "name": "dog"}, {"id": 1, "name": "cat"}]
     path = written(tmp_path, "instances.json", annotations(categories))
@@ -388,12 +393,23 @@ def test_a_name_that_means_two_things_is_refused(tmp_path: Path) -> None:
     }
 
 
+TWICE = "names tell the classes apart: rename one of the two"
+
+
 @pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
         (b"", "found no names", None),
         (b"cat\n\ndog\n", "line 2 is empty", "a hole in the class ids is written `-`"),
         (b"cat\n\xff\n", "at byte 4: found bytes that are not UTF-8 text", None),
+        (b"cat\n-\ndog\n-\ncat\n", "line 5: `cat` is the name of line 1 already", TWICE),
+        (
+            b"TV monitor\ndog\ntv_monitor\n",
+            "line 3: `tv_monitor` is `TV monitor`, which is the name of line 1 already",
+            TWICE,
+        ),
+        (b"id,name\n1,cat\n2,cat\n", "line 3: `cat` is the name of line 2 already", TWICE),
+        (b"/m/1,cat\n/m/2,cat\n", "line 2: `cat` is the name of line 1 already", TWICE),
         (b"1: cat\n1: dog\n", "`cat` and `dog` both have the id 1", None),
         (
             b"1: cat\n999999999: dog\n",
@@ -413,6 +429,13 @@ def test_a_text_file_that_is_no_label_set_is_refused(
     path = tmp_path / "names.txt"
     path.write_bytes(content)
     assert refused_set(str(path)) == (f"`{path}`: {message}", hint)
+
+
+def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
+    categories = [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}, {"id": 7, "name": "cat"}]
+    path = written(tmp_path, "x.json", json.dumps({"categories": categories}))
+    message = "the category 7: `cat` is the name of the category 3 already"
+    assert refused_set(path) == (f"`{path}`: {message}", TWICE)
 
 
 @pytest.mark.parametrize(
