@@ -36,7 +36,7 @@ class _Survey:
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
     entries: int = 0
-    trees: bool = False
+    trees: list[tuple[str, Tree]] = field(default_factory=list)
     optimizer: bool = False
     twice: str | None = None
 
@@ -108,7 +108,7 @@ class _Walk:
         if survey.trees:
             self._seen.add(tree.identity)
             if not survey.optimizer:
-                self._open.append((key, self._inside(tree)))
+                self._open.append((key, self._inside(survey.trees)))
         elif mapping is not None:
             self._plain[tree.identity] = mapping, 1
         elif survey.entries > SMALL:
@@ -125,11 +125,9 @@ class _Walk:
         self._budget.spend(sum(map(len, parts)))
         self.sets.append(replace(found, name=".".join(parts) or ROOT))
 
-    def _inside(self, tree: Tree) -> Iterator[tuple[str, Value]]:
+    def _inside(self, trees: list[tuple[str, Tree]]) -> Iterator[tuple[str, Value]]:
         """The children that may hold weights; an optimizer's state looks as if it did."""
-        for key, child in children(tree):
-            if not is_tree(child):
-                continue
+        for key, child in trees:
             if self._least_share and _ASIDE.search(key[:_LONGEST_KEY].lower()):
                 self.passed_over = True
             else:
@@ -158,7 +156,7 @@ def _survey(tree: Tree, budget: Budget) -> _Survey:
             else:
                 found.refused[key] = value
         elif is_tree(value):
-            found.trees = True
+            found.trees.append((key, value))
     found.optimizer = optimizer == _OPTIMIZER
     budget.spend(1 + 2 * found.entries)
     return found
@@ -192,7 +190,9 @@ def _versions(tree: Tree, budget: Budget) -> Mapping[str, int] | None:
         return None
     versions = {}
     for module, local in metadata.items():
-        for key, version in local.items() if is_tree(local) else ():
+        if not is_tree(local):
+            continue
+        for key, version in local.items():
             budget.spend(1)
             if key == "version" and type(version) is int:
                 versions[module] = version

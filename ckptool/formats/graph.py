@@ -86,24 +86,22 @@ class NodeTree:
                 if type(part) is DictNode:
                     yield from self._entries(part)
                 elif part is not None:
-                    yield "(state)", self._value(part)
+                    yield "(state)", value_of(part, self.storages)
         if not _builtin(self.type):
             for position, argument in enumerate(arguments(node)):
-                yield f"({position})", self._value(argument)
+                yield f"({position})", value_of(argument, self.storages)
         if type(node.kwargs) is DictNode:
             yield from self._entries(node.kwargs)
 
     def _entries(self, node: object) -> Iterator[tuple[str, Value]]:
         if type(node) is DictNode:
             for position, (key, value) in enumerate(pairs(node)):
-                yield _key_text(key, position), self._value(value)
+                name = key if type(key) is str else _key_text(key, position)
+                yield name, value_of(value, self.storages)
         elif type(node) is tuple or type(node) is ListNode or type(node) is SetNode:
             items = node.items or () if isinstance(node, (ListNode, SetNode)) else node
             for position, value in enumerate(items):
-                yield str(position), self._value(value)
-
-    def _value(self, node: object) -> Value:
-        return value_of(node, self.storages)
+                yield str(position), value_of(value, self.storages)
 
 
 def value_of(node: object, storages: Storages) -> Value:
@@ -115,14 +113,15 @@ def value_of(node: object, storages: Storages) -> Value:
         if called(node) != "torch.jit._pickle.restore_type_tag":
             break
         node = arguments(node)[0] if arguments(node) else None
-    if type(node) in _PLAIN:
-        return node  # type: ignore[return-value]
-    if type(node) is Call or type(node) is PersistentId:
+    kind = type(node)
+    if kind is Call or kind is PersistentId:
         tensor = rebuild(node, storages)
         if tensor is not None:
             return tensor
-    if type(node) is Call and is_array(node):
-        return array_of(node, storages)
+        if type(node) is Call and is_array(node):
+            return array_of(node, storages)
+    elif kind in _PLAIN:
+        return node  # type: ignore[return-value]
     return NodeTree(node, storages)
 
 

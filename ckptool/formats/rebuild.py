@@ -7,6 +7,7 @@ older forms back to 0.1.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -106,6 +107,8 @@ def _rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
         name, args = called(node), arguments(node)
         if name is None:
             return None
+        if name in _VIEWS:  # what most calls are
+            return _view(name, args, storages)
         if name in _WRAPPERS:
             if not args:
                 return None
@@ -119,8 +122,6 @@ def _rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
             return Refused(*_KINDS[name])
         elif name.endswith(("DTensor", "ShardedTensor")):
             return Refused("sharded", f"{quoted(name)}: this file has one rank's part of it")
-        elif name in _VIEWS:
-            return _view(name, args, storages)
         elif name.startswith("torch._utils._rebuild_"):
             return Refused("unknown", f"{quoted(name)} is of a torch that is not known here")
         else:
@@ -171,7 +172,8 @@ def view_on(
     shape, strides = integers(size), integers(stride)
     if type(offset) is not int or shape is None or strides is None:
         raise _bad("view", "offset, size and stride of a tensor are not integers")
-    if any(not 0 <= n < _LARGEST for n in (offset, *shape, *strides)):
+    numbers = (offset, *shape, *strides)
+    if min(numbers) < 0 or max(numbers) >= _LARGEST:
         raise _bad("view", "offset, size or stride of a tensor is negative or out of range")
     if len(shape) != len(strides) or len(shape) > MOST_AXES:
         raise _bad("rank", f"a tensor has {len(shape)} sizes and {len(strides)} strides")
@@ -183,8 +185,8 @@ def view_on(
         raise _bad("view", f"a tensor of dtype {dtype.name} is marked as conjugate or negative")
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
-    last = offset + shift + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    if math.prod(shape) and (last + 1) * dtype.itemsize > record.nbytes:
+    last = offset + shift + sum(map(operator.mul, shape, strides)) - sum(strides)
+    if 0 not in shape and (last + 1) * dtype.itemsize > record.nbytes:
         raise _bad(
             "bounds",
             f"a tensor of shape {shape} reaches element {last:,} of storage "

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from struct import Struct
+from typing import NamedTuple
 
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
@@ -23,6 +23,7 @@ _END64 = Struct("<4sQ2H2I4Q")
 _LOCATOR = Struct("<4sIQI")
 _CENTRAL = Struct("<4s6H3I5H2I")
 _LOCAL = Struct("<4s5H3I2H")
+_HEADER = b"PK\x03\x04"  # what a local header begins with
 
 _LARGEST_DIRECTORY = 1 << 28
 _DESCRIPTORS = {12: "<3I", 16: "<4x3I", 20: "<I2Q", 24: "<4xI2Q"}
@@ -32,8 +33,7 @@ _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A record of the archive: where its bytes are, how many, and their CRC-32.
 
     `stored` bytes from `offset` in the file; `size` once inflated; `crc` is None where the writer
@@ -49,9 +49,11 @@ class Entry:
     confirm: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Central:
-    """What the directory says of a record."""
+class _Central(NamedTuple):
+    """What the directory says of a record; `repeated` is what its local header says again.
+
+    From the flags to the length of the name; empty where the sizes are 64-bit values elsewhere.
+    """
 
     name: bytes
     flags: int
@@ -60,6 +62,7 @@ class _Central:
     stored: int
     size: int
     header: int
+    repeated: bytes
 
 
 def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
@@ -135,6 +138,7 @@ def _central(directory: bytes, count: int) -> list[_Central]:
         fields = _CENTRAL.unpack_from(directory, at)
         signature, _, _, flags, method, _, _, crc, stored, size = fields[:10]
         name_size, extra_size, comment, disk, _, _, header = fields[10:]
+        repeated = directory[at + 8 : at + 30] if _MAX32 not in (stored, size) else b""
         at += _CENTRAL.size
         name = directory[at : at + name_size]
         at += name_size
@@ -153,7 +157,7 @@ def _central(directory: bytes, count: int) -> list[_Central]:
             size, stored, header = _widened(wide, (size, stored, header), name)
         if method == 0 and size != stored:
             raise _bad("size", f"{_shown(name)} is stored as {stored:,} bytes, wanted {size:,}")
-        entries.append(_Central(name, flags, method, crc, stored, size, header))
+        entries.append(_Central(name, flags, method, crc, stored, size, header, repeated))
     if len(entries) != count:
         raise _bad("count", f"the directory has {len(entries):,} entries, its end says {count:,}")
     return entries
@@ -263,15 +267,20 @@ def _located(file: Readable, entry: _Central, reached: int, last: _Central | Non
     # One read takes the descriptor before, the header, and torch's padding behind it.
     length = gap + _LOCAL.size + len(entry.name)
     block = file.read(reached, min(length + 96, end - reached))
-    _check_descriptor(block[:gap], last, entry.name)
+    if gap or (last is not None and last.flags & _DEFERRED):
+        _check_descriptor(block[:gap], last, entry.name)
     if len(block) < length:
         raise _bad("header", f"the local header of {_shown(entry.name)} is cut off")
-    extra_size = _check_local(block[gap:], entry)
+    head = block[gap:length]
+    known = entry.repeated == head[6:28] and head.endswith(entry.name) and head[:4] == _HEADER
+    extra_size = head[28] + 256 * head[29] if known else _check_local(block[gap:], entry)
     offset = entry.header + _LOCAL.size + len(entry.name) + extra_size
     extra = block[length : length + extra_size]
     if len(extra) < extra_size:
         extra = file.read(offset - extra_size, extra_size)
-    _check_local_sizes(block[gap:], _extra_fields(extra, entry.name), entry)
+    fields = _extra_fields(extra, entry.name)
+    if not known:
+        _check_local_sizes(block[gap:], fields, entry)
     if offset + entry.stored > end:
         raise _bad("size", f"{_shown(entry.name)} reaches into the directory")
     return offset
@@ -302,7 +311,7 @@ def _confirm(
 def _check_local(block: bytes, entry: _Central) -> int:
     """The size of the local header's extra field, once its fields agree with the directory."""
     signature, _, flags, method, _, _, _, _, _, name_size, extra_size = _LOCAL.unpack_from(block)
-    if signature != b"PK\x03\x04":
+    if signature != _HEADER:
         raise _bad("header", f"no local header for {_shown(entry.name)} at byte {entry.header:,}")
     name = block[_LOCAL.size : _LOCAL.size + name_size]
     if name != entry.name or flags != entry.flags or method != entry.method:
