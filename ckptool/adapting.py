@@ -94,6 +94,10 @@ def _told_to_callers(error: PlanError) -> PlanError:
     if error.code == "plan.class-count":
         hint = "load_into(..., class_map='first'), or two label sets such as 'coco90:voc20'"
         return PlanError(error.message, hint=hint, code=error.code)
+    if error.code in ("plan.other-family", "plan.other-size"):
+        return PlanError(
+            error.message, hint="build that model, or load another file", code=error.code
+        )
     if error.hint and error.hint.startswith("--"):
         hint = f"`ckptool convert` takes {error.hint}; load what it writes"
         return PlanError(error.message, hint=hint, code=error.code)

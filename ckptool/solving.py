@@ -71,7 +71,7 @@ def solve(weights: WeightSet, target: Target, before: Comparison | None = None) 
     if found.open or any(_gives_up(cause) for cause in found.causes):
         names = _other_architectures(around)
         if names:
-            found = _explained(around, another_architecture(target, names))
+            found = _explained(around, another_architecture(_situation(around), names))
         else:
             found = _searched(found, REST)
     specs, versions = found.weights.specs, found.weights.versions

@@ -202,6 +202,18 @@ def test_a_narrower_model_gets_torchs_own_values(tmp_path, dtype):
     assert [step.grade for step in report.plan.steps] == ["lossy"]
 
 
+def test_a_file_of_another_network_is_told_from_the_model(trained, tmp_path):
+    torch.save(trained.state_dict(), tmp_path / "d0.pth")
+    error = refused(torch.nn.Linear(2, 2), tmp_path / "d0.pth", ckptool.PlanError)
+    assert error.code == "plan.other-family"
+    assert error.message == (
+        "the keys and shapes say `tf_efficientdet_d0`, `tf_efficientdet_d0_ap` with 5 classes, "
+        "you asked for `torch.nn.modules.linear.Linear`: another network altogether, of whose "
+        "2 keys the file has none"
+    )
+    assert error.hint == "build that model, or load another file"
+
+
 @pytest.mark.parametrize("mixed", [False, True], ids=["half", "mixed"])
 def test_a_value_that_the_model_cannot_hold_is_refused(tmp_path, mixed):
     """torch would load it as infinity; also where only some layers are narrow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ckptool.architectures import frozen
-from ckptool.causes import Cause, Situation, Target
+from ckptool.causes import Cause, Situation
 from ckptool.errors import counted, listed, quoted
 from ckptool.identification import Candidate, candidates
 
@@ -17,18 +17,21 @@ _MOST_NAMED = 4
 _NONE: tuple[frozenset[str], frozenset[str]] = (frozenset(), frozenset())
 
 
-def another_architecture(target: Target, fitting: Sequence[Candidate]) -> Cause:
+def another_architecture(situation: Situation, fitting: Sequence[Candidate]) -> Cause:
     """The cause of all differences from an architecture that the file is not of."""
+    target = situation.target
     names = [candidate.arch for candidate in fitting]
     own = target.architecture.family if target.architecture else None
     family = own is not None and own in {_family(name) for name in names}
     count = fitting[0].num_classes
     classes = "" if count is None else f" with {counted(count, 'class', 'classes')}"
+    there = sum(key in situation.found for key in target.specs)
+    share = f"of whose {counted(len(target.specs), 'key')} the file has {there or 'none'}"
     return Cause(
         "other-size" if family else "other-family",
         f"the keys and shapes say {listed(names, _MOST_NAMED)}{classes}, you asked for "
-        f"{quoted(target.name)}: another {'size or variant of the same' if family else ''}"
-        f"{' family' if family else 'network altogether'}",
+        f"{quoted(target.name)}: another "
+        f"{'size or variant of the same family' if family else f'network altogether, {share}'}",
         fix=f"--arch {names[0]}{_asking_for(names[0], count)}",
         exact=False,
         whole=True,

@@ -69,6 +69,8 @@ def mixed_copies(situation: Situation) -> list[Cause]:
     votes = _votes(situation.extra, wanted)
     votes[""] = _agreeing(situation)
     (first, most), (second, others) = [*votes.most_common(2), ("", 0)][:2]
+    if most < _enough(situation) or not _is_alike(situation, first):
+        return []
     twice = _twice(found, first, "") if first else []
     if twice:
         second = ""
@@ -99,9 +101,11 @@ def prefix(situation: Situation) -> list[Cause]:
     found, wanted = situation.found, situation.wanted
     strip, stripped = _best(_votes(situation.extra, wanted))
     add, added = _best(_votes(situation.missing, found))
-    enough = max(1, _BELIEVED * min(len(situation.extra), len(situation.missing)))
+    enough = _enough(situation)
     # To add one moves the keys that agree as they are.
     added -= _agreeing(situation)
+    if not _is_alike(situation, strip):
+        stripped = 0
     if max(stripped, added) < enough:
         return _another_prefix(situation, enough)
     if stripped >= added:
@@ -129,6 +133,22 @@ def prefix(situation: Situation) -> list[Cause]:
             automatic=True,
         )
     ]
+
+
+def _enough(situation: Situation) -> float:
+    """How many keys must agree before a prefix is believed."""
+    return max(1, _BELIEVED * min(len(situation.extra), len(situation.missing)))
+
+
+def _is_alike(situation: Situation, prefix: str) -> bool:
+    """Whether half of the keys have a prefix, or a tensor under it has the shape that is wanted.
+
+    Of a file's parts many have a `weight` and a `bias`, whatever they are.
+    """
+    found, wanted = situation.found, situation.wanted
+    rests = [key.removeprefix(prefix) for key in found if key.startswith(prefix)]
+    shapes = ((found[prefix + rest].shape, wanted[rest].shape) for rest in rests if rest in wanted)
+    return 2 * len(rests) >= len(found) or any(one == other for one, other in shapes)
 
 
 def _twice(found: Mapping[str, TensorSpec], first: str, second: str) -> list[str]:

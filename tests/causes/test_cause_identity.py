@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from checkpoints_made import Held, State, cast, effdet, held, prefixed, tensors
+import torchvision
+from checkpoints_made import Held, State, cast, effdet, held, prefixed, tensors, write
 from diffs_made import Bench, codes, only
 
 import ckptool
@@ -58,10 +59,29 @@ def test_another_family(bench: Bench):
     cause = only(found, "other-family")
     assert cause.summary == (
         "the keys and shapes say `yolov4-tiny` with 80 classes, you asked for "
-        f"`{D0}`: another network altogether"
+        f"`{D0}`: another network altogether, of whose 784 keys the file has none"
     )
     assert cause.fix == "--arch yolov4-tiny"
     assert found.fix is None
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [(torch.nn.Linear(2, 2), 2), (torchvision.models.resnet18(weights=None), 122)],
+    ids=["linear", "resnet"],
+)
+def test_parts_that_are_called_alike_are_no_copies_of_the_wanted(
+    bench: Bench, model: torch.nn.Module, count: int
+):
+    """Hundreds of modules have a `weight` and a `bias`, five a `bn1`: nothing is meant by it."""
+    wanted = write(held(model), bench.folder / "wanted.pth")
+    found = bench.diff(held(effdet(D0)), like=wanted)
+    cause = only(found, "other-family")
+    assert cause.summary == (
+        "the keys and shapes say `tf_efficientdet_d0`, `tf_efficientdet_d0_ap` with 90 classes, "
+        f"you asked for `{wanted}`: another network altogether, of whose {count} keys the file has "
+        "none"
+    )
 
 
 @pytest.mark.parametrize(
