@@ -23,7 +23,6 @@ from ckptool.fleet.tasks import (
     Outcome,
     Task,
     make_folder,
-    modified,
     state_of,
 )
 from ckptool.formats.sharded_writer import parse_size
@@ -210,17 +209,9 @@ def _pending(
             summary.count(known, before=True)
             continue
         since = book.ours_since(shown(path), output)
-        task = Task(path, output, force or (since is not None and _is_ours(output, since)))
+        task = Task(path, output, force, since)
         book.begin(task)
         yield task
-
-
-def _is_ours(output: str, since: float) -> bool:
-    """Whether what is there under the name of an output is not older than that."""
-    try:
-        return since == 0.0 or modified(output) >= since
-    except CkptError:
-        return False
 
 
 def _state(path: str) -> tuple[int, str]:

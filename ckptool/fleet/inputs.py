@@ -6,9 +6,12 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
+from ckptool import places
 from ckptool.errors import CkptError, PlanError, quoted
 from ckptool.files import ByteFile
 from ckptool.fleet.tasks import digest
@@ -41,13 +44,25 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
 
     A word is a path, a URL, a pattern with `*` of either, or `@FILE`, a file with one of them a
     line. What a pattern finds keeps the folders below the part that has no `*`; a folder is not
-    meant where something inside it is found as well.
+    meant where something inside it is found as well. A shard with its index beside it means the
+    whole set, which then comes as often as it has shards.
 
     Raises: CkptError for a pattern that finds nothing, or a list that cannot be read.
     """
+    whole = cache(_whole)
+    for given in _expanded(words):
+        folder, name = os.path.split(given.path)
+        index = _SHARD.sub(rf"\1{_INDEX}", name)
+        if index != name and whole(places.inside(folder, index)):
+            part = given.part.removesuffix(name) + index
+            given = Input(places.inside(folder, index), part, None, given.found)
+        yield given
+
+
+def _expanded(words: Iterable[str]) -> Iterator[Input]:
     for word in words:
         if word.startswith("@"):
-            yield from expanded(_lines(word[1:]))
+            yield from _expanded(_lines(word[1:]))
         elif _WILD & set(_named(word)) and not os.path.exists(word):
             found = _found(word)
             above = {os.path.dirname(path.rstrip("/")) for path, _ in found}
@@ -60,6 +75,17 @@ def expanded(words: Iterable[str]) -> Iterator[Input]:
             yield from (Input(path, path[start:], state, True) for path, state in found)
         else:
             yield Input(word, os.path.basename(_named(word).rstrip("/")))
+
+
+def _whole(index: str) -> bool:
+    """Whether there is such an index."""
+    if not is_url(index):
+        return os.path.exists(index)
+    from ckptool.remote import stores
+
+    with suppress(CkptError):
+        return stores.exists(index)
+    return False
 
 
 def outputs(

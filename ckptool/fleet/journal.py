@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import IO, Any
@@ -78,8 +77,8 @@ class Journal:
 
     def begin(self, task: Task) -> None:
         """Write that a task is handed out."""
-        name, now = shown(task.input), round(time.time(), 3)
-        self._write({"input": name, "output": task.output, "begun": now})
+        name = shown(task.input)
+        self._write({"input": name, "output": task.output, "begun": task.begun})
 
     def add(self, outcome: Outcome) -> None:
         """Write what came of a task."""

@@ -57,7 +57,8 @@ def run_all(job: Job, tasks: Iterator[Task], address: str | None) -> Iterator[Ou
                 except ray.exceptions.RayError as error:
                     if attempt < _MOST_ATTEMPTS:
                         # It may have been done, and only the news of it lost.
-                        again = replace(task, force=True)
+                        since = task.begun if task.since is None else task.since
+                        again = replace(task, since=since)
                         under_way[remote.remote(shared, again)] = again, attempt + 1
                         continue
                     outcome = died(task, f"{type(error).__name__}, {attempt} times")

@@ -13,6 +13,7 @@ from typing import Any
 from ckptool.conversion import prepare
 from ckptool.errors import CkptError, OutputError, printable, quoted
 from ckptool.files import is_plain
+from ckptool.fleet.earlier import gives_way
 from ckptool.formats.sharded import LARGEST_INDEX
 from ckptool.places import inside, is_folder, names_in, open_bytes
 from ckptool.planning import Options
@@ -50,11 +51,17 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A file to convert; `force` where an older output of this very batch may be replaced."""
+    """A file to convert, and when it was handed out first.
+
+    `force` is whether any output may be replaced. Without it, one that this very batch wrote may:
+    one that is there and not older than `since`; None where nothing was tried before.
+    """
 
     input: str
     output: str
     force: bool = False
+    since: float | None = None
+    begun: float = field(default_factory=lambda: round(time.time(), 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +98,15 @@ def run(job: Job, task: Task) -> Outcome:
             options=job.options,
         )
         make_folder(os.path.dirname(task.output))
-        result = carry_out(
-            prepared, task.output, force=task.force, max_shard_size=job.max_shard_size
+        several = job.max_shard_size is not None
+        force = task.force or (
+            task.since is not None and gives_way(task.output, task.since, several=several)
         )
+        result = carry_out(prepared, task.output, force=force, max_shard_size=job.max_shard_size)
     except CkptError as error:
         code, reason = error.code, error.message
     except MemoryError:
-        code, reason = "memory", "it needs more memory than a worker may have"
+        code, reason = "memory", _too_much(job)
     except RecursionError:
         code, reason = "defect", "nested too deeply"
     except Exception as error:
@@ -110,6 +119,15 @@ def run(job: Job, task: Task) -> Outcome:
     seconds = round(time.perf_counter() - start, 4)
     failed = Outcome(shown(task.input), task.output, FAILED, nbytes, version, seconds=seconds)
     return replace(failed, code=code, reason=reason)
+
+
+def _too_much(job: Job) -> str:
+    if job.memory is None:
+        return "it needs more memory than there is; --memory SIZE asks for a node that has as much"
+    return (
+        f"it needs more than the {job.memory:,} bytes that a worker may have; "
+        "--memory MORE, perhaps with fewer --jobs"
+    )
 
 
 def died(task: Task, how: str) -> Outcome:
@@ -169,21 +187,6 @@ def _shards(path: str) -> list[str]:
         return sorted({name for name in places.values() if is_plain(name)})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
-
-
-def modified(path: str) -> float:
-    """When a file or an object was last written, in seconds as `time.time()`; 0 if it is not there.
-
-    Raises: CkptError if that cannot be found out.
-    """
-    if is_url(path):
-        from ckptool.remote import stores
-
-        return stores.modified(path)
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0
 
 
 def digest(value: Any) -> str:

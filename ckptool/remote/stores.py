@@ -176,19 +176,19 @@ def exists(url: str) -> bool:
     return _tried(url, ask)
 
 
-def modified(url: str) -> float:
-    """When an object was last written, in seconds as `time.time()`; 0 if it is not there.
+def modified(url: str) -> float | None:
+    """When an object was last written, in seconds as `time.time()`; None if it is not there.
 
     Raises: CkptError if the store does not tell.
     """
     fs = _filesystem(url)
 
-    def ask() -> float:
+    def ask() -> float | None:
         fs.invalidate_cache()
         try:
             when = fs.modified(url)
         except FileNotFoundError:
-            return 0.0
+            return None
         except NotImplementedError:
             raise UnsupportedError(
                 f"{quoted(shown(url))}: the store does not say when it was written",

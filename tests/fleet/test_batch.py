@@ -26,7 +26,7 @@ from ckptool.fleet import local
 from ckptool.fleet.batch import Summary, run_job
 from ckptool.fleet.journal import Journal, entries
 from ckptool.fleet.local import run_all
-from ckptool.fleet.tasks import FAILED, Job, Outcome, Task
+from ckptool.fleet.tasks import FAILED, Job, Outcome, Task, run
 from ckptool.planning import Options
 from ckptool.reading import read
 
@@ -214,6 +214,10 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert found.done == 1
     assert {*found.causes} == {"memory"}
     assert found.failed == 1
+    assert found.causes["memory"].example.reason == (
+        "it needs more than the 268,435,456 bytes that a worker may have; "
+        "--memory MORE, perhaps with fewer --jobs"
+    )
 
 
 def test_workers_that_die_as_they_start_are_not_replaced_for_ever(
@@ -308,6 +312,39 @@ def test_what_a_killed_batch_began_does_not_replace_what_was_there_before(tmp_pa
     found = run_job(words, str(out), HALF, workers=1, retry_failed=True)
     assert (found.skipped, {*found.causes}) == (1, {"output.exists"})
     assert read(theirs)["layer.weight"].dtype == "float32"
+
+
+def test_shards_are_made_anew(tmp_path: Path) -> None:
+    """They cannot be replaced at once, so that they are removed: those that are the batch's own."""
+    words, out, job = [str(tmp_path / "a.pth")], tmp_path / "out", Job(max_shard_size=70)
+    for value in (1.0, 2.0):
+        saved(tmp_path / "a.pth", value)
+        assert run_job(words, str(out), job, workers=1).done == 1
+        assert read(out / "a.safetensors.index.json")["layer.weight"].numpy().max() == value
+    assert len([*out.glob("*.safetensors")]) == 2
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".index.json", ".dcp"])
+def test_what_an_earlier_attempt_left_gives_way(suffix: str, tmp_path: Path) -> None:
+    """A whole output or a part of one; what is older than the attempt is not touched."""
+    path, out = str(saved(tmp_path / "a.pth")), tmp_path / "out"
+    job = Job(max_shard_size=70 if suffix == ".index.json" else None)
+    output = str(out / ("a.dcp" if suffix == ".dcp" else "a.safetensors"))
+    since = round(time.time(), 3)
+    assert run(job, Task(path, output)).status == "done"
+    exists = "output.kind" if suffix == ".dcp" else "output.exists"
+    assert run(job, Task(path, output)).code == exists
+    again = Task(path, output, since=since)
+    assert run(job, again).status == "done"
+    files = sorted(file for file in out.rglob("*") if file.is_file())
+    files[0].unlink()
+    assert run(job, again).status == "done"
+    assert sorted(file for file in out.rglob("*") if file.is_file()) == files
+    for file in files:
+        os.utime(file, (1, 1))
+    os.utime(output if suffix == ".dcp" else out, (1, 1))
+    assert run(job, again).code == exists
+    assert all(os.stat(file).st_mtime == 1 for file in files)
 
 
 def test_its_own_outputs_are_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

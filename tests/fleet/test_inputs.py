@@ -99,6 +99,23 @@ def test_names_of_other_things(path: str, output: str) -> None:
     assert named([path])[path.rstrip("/")] == output
 
 
+def test_a_shard_with_its_index_means_the_set(home: Path) -> None:
+    """Named or found, with the index or without; one that has none stands for itself."""
+    for name in ("m/1/model", "m/2/model", "m/1/alone"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        for number in (1, 2):
+            (home / f"{name}-0000{number}-of-00002.bin").touch()
+    for number in (1, 2):
+        (home / f"m/{number}/model.bin.index.json").touch()
+    sets = {f"m/{number}/model.bin.index.json": f"out/{number}/model{S}" for number in (1, 2)}
+    assert named(["m/*/model-*.bin"]) == sets
+    assert named(["m/*/model*"]) == sets
+    assert named([f"m/2/model-0000{number}-of-00002.bin" for number in (1, 2)]) == {
+        "m/2/model.bin.index.json": f"out/model{S}"
+    }
+    assert list(named(["m/1/alone*"])) == [f"m/1/alone-0000{n}-of-00002.bin" for n in (1, 2)]
+
+
 def test_a_pattern_that_finds_nothing(home: Path) -> None:
     with pytest.raises(CkptError, match=r"`runs/\*\.bin`: no file has such a name"):
         named(["runs/*.bin"])
