@@ -47,6 +47,43 @@ def test_memory_is_read_like_a_file(path: Path) -> None:
     file.check_unchanged()
 
 
+def test_a_file_that_is_read_ahead_gives_the_same_bytes_in_one_piece(path: Path) -> None:
+    """What begins at an odd byte is copied: its elements must lie at even addresses."""
+    file = ByteFile(path)
+    file.read_ahead()
+    whole, odd = list(file.blocks(0, 100, 10)), list(file.blocks(5, 25, 10))
+    assert [bytes(block) for block in (*whole, *odd)] == [bytes(range(100)), bytes(range(5, 30))]
+    assert [memoryview(block).readonly for block in (*whole, *odd)] == [False, True]
+    assert file.read(10, 3) == b"\n\x0b\x0c"
+
+
+def test_what_could_not_be_read_ahead_is_read_when_it_is_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.preadv
+
+    def spoiled(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, [buffers[0][:30]], offset)
+
+    monkeypatch.setattr(os, "preadv", spoiled)
+    file = ByteFile(path)
+    file.read_ahead()
+    assert [bytes(block) for block in file.blocks(0, 30)] == [bytes(range(30))]
+    assert [bytes(block) for block in file.blocks(20, 20, 10)] == [
+        bytes(range(20, 30)),
+        bytes(range(30, 40)),
+    ]
+
+
+def test_an_empty_file_has_nothing_to_read_ahead(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    file = ByteFile(tmp_path / "empty")
+    file.read_ahead()
+    assert list(file.blocks(0, 0)) == []
+
+
 def test_a_closed_file_is_not_read(path: Path) -> None:
     file = ByteFile(path)
     file.close()

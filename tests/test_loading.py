@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from nets import effdet, image, outputs, randomised
 from torch import nn
 
 import ckptool
+import ckptool.loading
 
 NAME = "tf_efficientdet_d0"
 
@@ -337,6 +339,46 @@ class Fussy(Plain):
         super()._load_from_state_dict(state, prefix, *rest)
         if prefix == "" and state["fc.weight"][0, 0] > 0:
             rest[-1].append("a rule of its own")
+
+
+@pytest.mark.parametrize("spoiled", [True, False])
+def test_a_disk_that_fails_meanwhile_loads_nothing(trained, tmp_path, monkeypatch, spoiled):
+    """The file is brought into memory in the background; what failed there is read again."""
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    read = os.pread
+
+    def failing(descriptor, length, offset):
+        if spoiled and length > 100_000:
+            raise OSError(5, "Input/output error")
+        return read(descriptor, length, offset)
+
+    def broken(descriptor, buffers, offset):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    monkeypatch.setattr(os, "pread", failing)
+    model = effdet(NAME, 5, size=128)
+    if spoiled:
+        error = refused(model, tmp_path / "w.pth", ckptool.CkptError)
+        assert error.code == "file.unreadable"
+        assert "cannot be read: Input/output error" in error.message
+    else:
+        ckptool.load_into(model, tmp_path / "w.pth")
+        assert same(state_of(model), state_of(trained))
+
+
+def test_a_file_that_is_cut_after_it_was_understood_loads_nothing(trained, tmp_path, monkeypatch):
+    path = tmp_path / "w.pth"
+    torch.save(trained.state_dict(), path)
+    fits = ckptool.loading.compare
+
+    def cut(*specs):
+        os.truncate(path, path.stat().st_size // 2)
+        return fits(*specs)
+
+    monkeypatch.setattr(ckptool.loading, "compare", cut)
+    error = refused(effdet(NAME, 5, size=128), path, ckptool.CkptError)
+    assert error.code == "file.changed"
 
 
 def test_a_class_that_refuses_late_keeps_its_values(tmp_path):
