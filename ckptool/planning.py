@@ -25,7 +25,7 @@ from ckptool.identification import (
     without_segments,
 )
 from ckptool.labels import class_map
-from ckptool.plans import Plan, Step, carried_out, made
+from ckptool.plans import Plan, Step, carried_out, made, refuse_losses
 from ckptool.plugins.cast import OVERFLOWS, too_large
 from ckptool.plugins.heads import options_for
 from ckptool.rules import user_rule
@@ -143,6 +143,8 @@ def make_plan(weights: WeightSet, target: Target | None, options: Options) -> Pl
             hint="--arch NAME",
             code="plan.architecture",
         )
+    else:
+        refuse_losses(asked)
     if options.dtype is not None and not first:
         edited, _ = carried_out(steps, weights)
         steps += _cast(options, target, edited)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from ckptool.checkpoint import WeightSet
 from ckptool.errors import PlanError, quoted
 from ckptool.files import ByteFile
 from ckptool.plugins import GRADES, Applied, apply
+from ckptool.rules import globs
 
 VERSION = 1
 
@@ -92,6 +94,18 @@ def made(weights: WeightSet, steps: Sequence[Step], **target: Any) -> Plan:
         for step, result in zip(steps, results, strict=True)
     )
     return Plan(signature(weights), tuple(counted), **target)
+
+
+def refuse_losses(weights: WeightSet) -> None:
+    """Raise for what no output can hold: to leave it out is for the user to say."""
+    chosen = globs(weights.refused, (*weights.tensors, *weights.refused))
+    for key, value in weights.refused.items():
+        raise PlanError(
+            f"{quoted(key)} is in the file as {value.kind}, not as a dense tensor "
+            f"({value.reason}), and would be left out",
+            hint=" ".join(f"--drop {shlex.quote(glob)}" for glob in chosen),
+            code="plan.not-dense",
+        )
 
 
 def execute(plan: Plan, weights: WeightSet) -> tuple[WeightSet, tuple[Applied, ...]]:

@@ -120,7 +120,7 @@ def carry_out(
         checkpoint.path,
         written.path,
         plan,
-        (*dropped_keys(applied), *form.dropped),
+        (*dropped_keys(applied), *form.dropped, *weights.refused),
         (*notes, *form.notes),
         True,
         written.nbytes,

@@ -116,6 +116,28 @@ def test_what_is_dropped_is_listed(run: Run) -> None:
     assert "left out, 2: `m.a.{w,big}`" in out or "left out, 2: " in out
 
 
+def test_a_sparse_tensor_is_left_out_only_where_that_is_asked_for(run: Run, folder: Path) -> None:
+    """Or where an architecture tells that nobody wants it; it is listed either way."""
+    sparse = torch.eye(3).to_sparse()
+    torch.save({"a.w": torch.ones(2), "b.x": sparse, "b.y": sparse}, folder / "sparse.pth")
+    for command in ("plan", "convert"):
+        assert run(command, "sparse.pth") == (
+            2,
+            "",
+            "error: `b.x` is in the file as sparse, not as a dense tensor (only its non-zero "
+            "values are stored), and would be left out\n\nhint: --drop 'b.*'\n",
+        )
+    code, shown, _ = run("convert", "sparse.pth", "--drop", "b.*", "-o", "a.pth", "--json")
+    assert (code, json.loads(shown)["dropped"]) == (0, ["b.x", "b.y"])
+    assert list(torch.load(folder / "a.pth")) == ["a.w"]
+    assert run("convert", "sparse.pth", "--keep", "a.w", "-o", "again.pth")[0] == 0
+    run("convert", "d0.pth", "-o", "bare.pth")
+    torch.save({**torch.load(folder / "bare.pth"), "b.x": sparse}, folder / "more.pth")
+    code, shown, _ = run("convert", "more.pth", "-o", "less.pth", "--json")
+    found = json.loads(shown)
+    assert (code, found["dropped"], found["fits_strict"]) == (0, ["b.x"], True)
+
+
 def test_the_name_of_the_output_says_what_was_done(run: Run, folder: Path) -> None:
     for options, name in (
         (["--dtype", "bf16"], "small.bf16.safetensors"),

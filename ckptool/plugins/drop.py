@@ -26,13 +26,16 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     ((kind, globs),) = options.items()
     if kind not in ("drop", "keep"):
         raise PlanError(f"edit `drop` has no option {listed([kind])}", code="plan.options")
-    chosen = set(matching(weights.tensors, globs))
-    dropped = tuple(key for key in weights.tensors if (key in chosen) == (kind == "drop"))
+    there = (*weights.tensors, *weights.refused)
+    chosen = set(matching(there, globs))
+    dropped = tuple(key for key in there if (key in chosen) == (kind == "drop"))
     gone = set(dropped)
     tensors = {key: tensor for key, tensor in weights.tensors.items() if key not in gone}
+    refused = {key: value for key, value in weights.refused.items() if key not in gone}
     if not tensors:
         raise PlanError(f"nothing is left after --{kind} {listed(globs)}", code="plan.empty")
-    return Applied(replace(weights, tensors=tensors), SELECTIVE, dropped=dropped)
+    left = replace(weights, tensors=tensors, refused=refused)
+    return Applied(left, SELECTIVE, dropped=dropped)
 
 
 def describe(options: Mapping[str, Any]) -> str:
