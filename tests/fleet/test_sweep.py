@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import torch
 from checkpoints_made import effdet
 from files_made import BROKEN, fleet
 from test_batch import check_outputs
-from test_ray import on_two_nodes
+from test_ray import HOME, on_two_nodes
 
 from ckptool.fleet.batch import run_job
 from ckptool.fleet.journal import entries
@@ -20,6 +24,7 @@ from ckptool.planning import Options
 pytestmark = pytest.mark.sweep
 SMALL, FULL = 2_000, 20
 MOST_BEYOND = 25  # ms
+MILLION = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +76,26 @@ def test_on_two_nodes(
         [f"{folder}/*/*.pth"], str(tmp_path / "out"), Job(options=Options(dtype="fp16"))
     )
     assert (again.done, again.failed) == (0, 0)
+
+
+def test_what_a_million_files_cost_the_parent(
+    tmp_path: Path, count: Callable[[str, int], None]
+) -> None:
+    """All of its own work is real but for the store's listing; no file is converted."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("a_million.py")), str(MILLION), tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    count("µs of the parent for one of a million files", round(found["first"]))
+    count("µs to find that one of a million is done", round(found["again"]))
+    count("µs to give a task to a worker and hear of it", round(found["one worker"] * 10))
+    count(
+        "bytes of the journal for one of a million files", round(found["journal bytes"] / MILLION)
+    )
+    count("MiB of the parent with a million files", round(found["peak bytes"]) >> 20)
+    assert found["first"] + found["one worker"] * 10 < MILLION / 1_000  # a thousand a second
+    assert found["peak bytes"] < 2 << 30

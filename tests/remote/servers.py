@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -317,3 +319,21 @@ def environment(**wanted: str) -> Iterator[None]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+
+
+def main() -> None:
+    """S3 in a process of its own: its URL on a line, and for each line what it sent since."""
+    with s3() as state:
+        for said in chain([state.url], _since(state)):
+            sys.stdout.write(f"{said}\n")
+            sys.stdout.flush()
+
+
+def _since(state: S3) -> Iterator[int]:
+    for _ in sys.stdin:
+        sent, state.sent = state.sent, 0
+        yield sent
+
+
+if __name__ == "__main__":
+    main()
