@@ -140,6 +140,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     file = ByteFile(path)
     try:
         value = json.loads(file.read(0, min(file.size, _MOST_BYTES)))
+        if not isinstance(value, dict):
+            raise ValueError("found no JSON object")
         if value["version"] != VERSION:
             raise PlanError(
                 f"found plan version {value['version']!r}, wanted {VERSION}", code="plan.version"
@@ -148,9 +150,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     except PlanError as error:
         raise error.located(quoted(path)) from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise PlanError(
-            f"{quoted(path)}: not a plan: {reason}",
+            f"{quoted(path)}: not a plan: {_reason(error)}",
             hint="ckptool plan FILE … -o PLAN.json writes one",
             code="plan.format",
         ) from None
@@ -178,5 +179,14 @@ def _parsed(value: Mapping[str, Any]) -> Plan:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"found {value!r}, wanted a text")
+        raise ValueError(f"found {value!r}, wanted a text")
     return value
+
+
+def _reason(error: Exception) -> str:
+    """Why a file holds no plan: in the words of a file, not of the program that reads it."""
+    if isinstance(error, KeyError):
+        return f"no {error}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return str(error) if isinstance(error, ValueError) else "a field is not of its kind"

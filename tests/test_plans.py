@@ -129,12 +129,13 @@ def test_keys_that_could_run_together_have_signatures_of_their_own(tmp_path: Pat
     [
         ("", "not a plan: "),
         ("{", "not a plan: "),
-        ("[]", "not a plan: "),
-        ("null", "not a plan: "),
+        ("[]", "not a plan: found no JSON object"),
+        ("null", "not a plan: found no JSON object"),
+        ('{"version": 1, "steps": [3]}', "not a plan: a field is not of its kind"),
         ("{}", "not a plan: no 'version'"),
         ('{"version": 2}', "found plan version 2, wanted 1"),
         ('{"version": "1"}', "found plan version '1', wanted 1"),
-        ("[" * 100_000, "not a plan: "),
+        ("[" * 100_000, "not a plan: nested too deeply"),
     ],
 )
 def test_what_is_no_plan_is_refused(text: str, message: str, tmp_path: Path) -> None:
@@ -142,6 +143,26 @@ def test_what_is_no_plan_is_refused(text: str, message: str, tmp_path: Path) -> 
     with pytest.raises(PlanError) as caught:
         read_plan(tmp_path / "plan.json")
     assert f"plan.json`: {message}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("edit", "options"),
+    [
+        ("cast", {"dtype": "float16", "overflow": "error", "except": [3]}),
+        ("rename", {"map": {"a.w": "c.w", "b.w": None}}),
+        ("rename", {"map": {"a.w": ["c.w"]}}),
+        ("reshape", {"shapes": {}}),
+    ],
+)
+def test_options_that_could_not_be_told_are_refused(
+    plan: ckptool.Plan, path: Path, tmp_path: Path, edit: str, options: dict[str, Any]
+) -> None:
+    """The edit could be carried out, and the screen would stumble over it."""
+    step = {"edit": edit, "options": options, "keys": 1, "class": "exact"}
+    read = read_plan(stored({**plan.to_json(), "steps": [step]}, tmp_path))
+    with pytest.raises(PlanError) as caught:
+        ckptool.convert(path, tmp_path / "out.pth", plan=read)
+    assert caught.value.code == "plan.options"
 
 
 def damaged(value: Any, draw: Any) -> Any:

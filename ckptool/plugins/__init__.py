@@ -108,6 +108,7 @@ def apply(name: str, options: Mapping[str, Any], weights: WeightSet) -> Applied:
     found = edit(name)
     try:
         result = found.apply(weights, options)
+        describe(name, options)  # what cannot be told either is none of its options
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise PlanError(
             f"the edit {quoted(name)} cannot be carried out with its options: "

@@ -29,6 +29,8 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     keys = [*weights.tensors, *weights.refused]
     names = _names(keys, kind, value)
     changed = tuple(new for old, new in names.items() if new != old)
+    if not changed and kind == "rules":
+        raise PlanError(f"{describe(options)}: every name stays as it is", code="plan.no-match")
     if not changed:
         wanted = value if isinstance(value, str) else next(iter(_patterns(kind, value)), "")
         raise no_match(wanted, keys)
@@ -72,13 +74,15 @@ def _names(keys: list[str], kind: str, value: Any) -> dict[str, str]:
     elif kind == "remove":
         names = {key: _without(key, set(value)) for key in keys}
     elif kind in ("map", "guess"):
-        names = {key: str(value.get(key, key)) for key in keys}
+        if not all(isinstance(name, str) for name in value.values()):
+            raise PlanError("a new name is no text", code="plan.options")
+        names = {key: value.get(key, key) for key in keys}
     elif kind == "rules":
         rules = [Rule(old, new) for old, new in value]
         for rule in rules:
             if not any(rule.rewrite(key) is not None for key in keys):
                 raise no_match(rule.old, keys)
-        return rename_all(keys, rules)
+        names = rename_all(keys, rules)
     else:
         raise PlanError(f"edit `rename` has no option {quoted(kind)}", code="plan.options")
     if "" in names.values():

@@ -106,6 +106,8 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
         (["a.w"], {"rename": ["x.=y."]}, "`x.{*}` matches no key"),
         (["a.w"], {"rename": ["a.=b.", "c.=d."]}, "`c.{*}` matches no key"),
         (["a.w"], {"rename": ["a.w"]}, "found `a.w`, wanted OLD=NEW"),
+        (["a.w", "b"], {"rename": ["a.w="]}, "`a.w` would be left without a name"),
+        (["a.w"], {"rename": ["a.w=a.w"]}, "`a.w` to `a.w`: every name stays as it is"),
     ],
 )
 def test_what_collides_or_matches_nothing_is_refused(tmp_path, keys, options, message):
