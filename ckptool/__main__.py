@@ -1,5 +1,6 @@
 """The command `ckptool`, which `python -m ckptool` is too."""
 
+import os
 import sys
 
 from ckptool.interrupts import STOPPED, ignore, watch
@@ -11,6 +12,7 @@ def run() -> None:
     try:
         try:
             watch()
+            _give_streams()
             from ckptool.cli import main
 
             code = main()
@@ -19,6 +21,13 @@ def run() -> None:
     except KeyboardInterrupt:  # while the command line was imported, or had come to its end
         sys.stderr.write("stopped\n")
     sys.exit(code)
+
+
+def _give_streams() -> None:
+    """A place to write to for a process that was started without one (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
 
 
 if __name__ == "__main__":

@@ -9,20 +9,23 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptool.errors import CkptError, OutputError
+
 if TYPE_CHECKING:
-    from ckptool.errors import CkptError
     from ckptool.report.page import Page
+
+_NO_STDOUT = "output.stdout"
 
 
 def show(as_json: bool, value: Callable[[], Any], text: Callable[[int], str]) -> None:
     """Write a result: its JSON value, or its text for the width of the terminal."""
     if as_json:
-        click.echo(json.dumps(value(), ensure_ascii=True))
+        _write(json.dumps(value(), ensure_ascii=True))
         return
     from ckptool.render.words import terminal_width
 
@@ -31,15 +34,33 @@ def show(as_json: bool, value: Callable[[], Any], text: Callable[[int], str]) ->
         from ckptool.render.colours import coloured
 
         said = coloured(said)
-    click.echo(said)
+    _write(said)
+
+
+def _write(said: str) -> None:
+    """Write to stdout.
+
+    Raises: OutputError if the system refuses; nothing is written there any more then.
+    """
+    try:
+        click.echo(said)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"the result cannot be written to stdout: {error.strerror}"
+        raise OutputError(message, code=_NO_STDOUT) from None
 
 
 def show_error(error: CkptError, *, as_json: bool) -> None:
     """Write an error: where, what was found, what was wanted; then what to type."""
-    if as_json:
+    if as_json and error.code != _NO_STDOUT:
         from ckptool.render.words import error_json
 
-        click.echo(json.dumps(error_json(error), ensure_ascii=True))
+        try:
+            _write(json.dumps(error_json(error), ensure_ascii=True))
+        except OutputError:
+            show_error(error, as_json=False)
         return
     lines = [f"error: {error.message}"]
     if error.hint:
@@ -49,7 +70,8 @@ def show_error(error: CkptError, *, as_json: bool) -> None:
         from ckptool.render.colours import coloured
 
         said = coloured(said)
-    click.echo(said, err=True)
+    with suppress(OSError):  # nobody is left to be told
+        click.echo(said, err=True)
 
 
 def save_page(path: str, page: Page) -> None:

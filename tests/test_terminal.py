@@ -147,3 +147,27 @@ def test_the_module_is_the_command(flags: list[str]) -> None:
         [sys.executable, "-m", "ckptool", *flags], capture_output=True, text=True, check=True
     )
     assert VERSION in done.stdout or "Usage: ckptool [OPTIONS] COMMAND" in done.stdout
+
+
+def ended(words: str, file: Path) -> tuple[int, str]:
+    """Exit code and stderr of a command line in a shell, `FILE` and all."""
+    line = f"{sys.executable} -m ckptool {words.replace('FILE', str(file))}"
+    done = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_a_result_that_cannot_be_written_is_an_error(file: Path) -> None:
+    message = "error: the result cannot be written to stdout: No space left on device\n"
+    assert ended("inspect FILE >/dev/full", file) == (2, message)
+    assert ended("inspect FILE --json >/dev/full", file) == (2, message)
+
+
+def test_an_error_that_cannot_be_written_to_stdout_goes_to_stderr(file: Path) -> None:
+    code, shown = ended("inspect FILE.none --json >/dev/full", file)
+    assert (code, shown) == (2, f"error: `{file}.none`: no such file\n")
+    assert ended("inspect FILE.none >/dev/full 2>/dev/full", file)[0] == 2
+
+
+def test_streams_that_are_closed_are_done_without(file: Path) -> None:
+    assert ended("inspect FILE >&-", file) == (0, "")
+    assert ended("inspect FILE.none 2>&-", file) == (2, "")
