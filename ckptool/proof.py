@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import Checkpoint, WeightSet
@@ -21,7 +20,7 @@ from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
 from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk
-from ckptool.threads import batches, each
+from ckptool.threads import for_each
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -69,20 +68,15 @@ def prove(
         pairs.setdefault((written[key].source, wanted), key)
     keys = list(pairs.values())
 
-    def compare(numbers: range) -> dict[str, Mapping[str, float]]:
-        found = {}
-        for key in (keys[number] for number in numbers):
-            cost = _compare_values(key, written[key], planned.tensors[key])
-            if cost is not None:
-                found[key] = cost
-            if progress is not None:
-                progress(written[key].nbytes)
-        return found
+    def compare(number: int) -> Mapping[str, float] | None:
+        key = keys[number]
+        cost = _compare_values(key, written[key], planned.tensors[key])
+        if progress is not None:
+            progress(written[key].nbytes)
+        return cost
 
-    runs = batches(planned.tensors[key].nbytes for key in keys)
-    measured = {}
-    for found in each([partial(compare, numbers) for numbers in runs], pool):
-        measured.update(found)
+    found = for_each(compare, [planned.tensors[key].nbytes for key in keys], pool)
+    measured = {key: cost for key, cost in zip(keys, found, strict=True) if cost is not None}
     return Proof(written.weights, measured)
 
 

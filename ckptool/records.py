@@ -30,6 +30,10 @@ class Record:
     name: str = ""
     confirm: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
+    def __hash__(self) -> int:
+        """Where it is will do: to hash all of it takes longer, and tensors are looked up often."""
+        return hash(self.offset)
+
     def blocks(self, step: int = BLOCK) -> Iterator[Block]:
         """The whole storage in order; FormatError at the end if its CRC is not the stored one.
 

@@ -18,6 +18,7 @@ from typing import Any
 from ckptool.dtypes import numpy_dtype
 
 _BLOCK = 1 << 15  # elements
+_FEW = 512  # elements; numpy casts so many in less time than it takes to begin so many operations
 _MAGNITUDE = 0x7FFFFFFF
 _MANTISSA = 1 << 23  # the first value that needs all of a float32's bits, as a count of steps
 
@@ -35,12 +36,12 @@ def rounded(values: Any, dtype: str) -> Any:
     import numpy
 
     found = values.dtype.name
-    if (found, dtype) == ("float32", "float16"):
+    if (found, dtype) == ("float32", "float16") and values.size > _FEW:
         made = numpy.empty(values.shape, numpy.float16)
         for part, out in _blocks(values, made):
             _to_half(part, out)
         return made
-    if (found, dtype) == ("float16", "float32"):
+    if (found, dtype) == ("float16", "float32") and values.size > _FEW:
         return _widened(values).view(numpy.float32)
     with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
         if found == "float64" and dtype == "float16":

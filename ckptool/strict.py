@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import DTYPES, numpy_dtype, widens
 from ckptool.errors import LossError, PlanError, VerificationError, quoted
 from ckptool.tensors import LazyTensor, TensorSpec
-from ckptool.threads import batches, each, workers
+from ckptool.threads import for_each, workers
 
 if TYPE_CHECKING:
     import torch
@@ -74,13 +72,11 @@ def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
     """The weights as torch would have loaded them: ties kept, with their `_metadata`."""
     tensors = list(dict.fromkeys(weights.tensors.values()))
 
-    def load(numbers: range) -> list[torch.Tensor]:
-        return [tensors[number].torch(own=False) for number in numbers]
-
     with workers() as pool:
-        runs = batches(tensor.nbytes for tensor in tensors)
-        loaded = each([partial(load, numbers) for numbers in runs], pool)
-    made = dict(zip(tensors, chain.from_iterable(loaded), strict=True))
+        loaded = for_each(
+            lambda number: tensors[number].torch(own=False), [t.nbytes for t in tensors], pool
+        )
+    made = dict(zip(tensors, loaded, strict=True))
     state = OrderedDict((key, made[tensor]) for key, tensor in weights.tensors.items())
     if weights.versions is not None:
         metadata = OrderedDict((path, {"version": n}) for path, n in weights.versions.items())

@@ -70,6 +70,10 @@ class LazyTensor:
     spec: TensorSpec
     source: Source
 
+    def __hash__(self) -> int:
+        """That of the source: few tensors share one and differ."""
+        return hash(self.source)
+
     @property
     def dtype(self) -> str:
         """The canonical name of the element type, `float32`."""
@@ -154,6 +158,10 @@ class View:
     stride: tuple[int, ...]
     conj: bool = False
     negative: bool = False
+
+    def __hash__(self) -> int:
+        """Where it begins: few windows begin at one place and differ."""
+        return hash((self.record.offset, self.offset))
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The window's data, gathered where it is not contiguous."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
 T = TypeVar("T")
 _MOST = 4  # threads; more would wait for the memory or the disk
+_BATCH = 1 << 23  # bytes that are worth a task of their own
+_SMALL = (
+    1 << 16
+)  # bytes; work on fewer lets go of the lock so briefly that others only fight for it
 
 
 def workers() -> Executor:
@@ -20,36 +24,58 @@ def workers() -> Executor:
     return ThreadPoolExecutor(min(_MOST, max(2, len(os.sched_getaffinity(0)))))
 
 
-def each(tasks: Iterable[Callable[[], T]], pool: Executor | None) -> list[T]:
-    """The results of the tasks in their order; in turn where there is no pool.
+def for_each(work: Callable[[int], T], sizes: Sequence[int], pool: Executor | None) -> list[T]:
+    """What the work on each item gives, by its number, in their order; `sizes` are their bytes.
 
-    After the first one that raises, none is begun, and those under way have ended.
+    Large items are shared out among the threads, all small ones are one thread's. After the first
+    error none is begun, and those under way have ended.
     """
-    if pool is None:
-        return [task() for task in tasks]
-    from concurrent.futures import wait
+    results: list[T | None] = [None] * len(sizes)
+    stopped = False
 
-    futures: list[Future[T]] = []
+    def run(numbers: Sequence[int]) -> None:
+        nonlocal stopped
+        try:
+            for number in numbers:
+                if stopped:
+                    return
+                results[number] = work(number)
+        except BaseException:
+            stopped = True
+            raise
+
+    if pool is None:
+        run(range(len(sizes)))
+        return cast("list[T]", results)
+    from concurrent.futures import Future, wait
+
+    futures: list[Future[None]] = []
     try:
-        futures.extend(pool.submit(task) for task in tasks)
-        return [future.result() for future in futures]
+        futures.extend(pool.submit(run, numbers) for numbers in _shared_out(sizes))
+        for future in futures:
+            future.result()
     finally:
+        stopped = True
         for future in futures:
             future.cancel()
         wait(futures)
+    return cast("list[T]", results)
 
 
-def batches(sizes: Iterable[int]) -> Iterator[range]:
-    """The numbers of items in runs, each large enough to be worth a task of its own."""
-    first = last = total = 0
-    for last, size in enumerate(sizes, 1):
+def _shared_out(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The numbers of the items: all small ones together, then the others in batches."""
+    small = [number for number, size in enumerate(sizes) if size < _SMALL]
+    if small:
+        yield small
+    batch: list[int] = []
+    total = 0
+    for number, size in enumerate(sizes):
+        if size < _SMALL:
+            continue
+        batch.append(number)
         total += size
-        if total >= _BATCH or last - first >= _MOST_ITEMS:
-            yield range(first, last)
-            first, total = last, 0
-    if first < last:
-        yield range(first, last)
-
-
-_BATCH = 1 << 23  # bytes
-_MOST_ITEMS = 1 << 10
+        if total >= _BATCH:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch

@@ -5,13 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.tensors import LazyTensor, View
-from ckptool.threads import batches, each
+from ckptool.threads import for_each
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -52,12 +51,10 @@ def put_tensors(
 ) -> list[int]:
     """Put each tensor's data at its offset; the CRC-32 of each if they are wanted, else zeros."""
 
-    def put(numbers: range) -> list[int]:
-        return [_put(output, *places[number], payload.progress, with_crc) for number in numbers]
+    def put(number: int) -> int:
+        return _put(output, *places[number], payload.progress, with_crc)
 
-    runs = batches(tensor.nbytes for tensor, _ in places)
-    crcs = each([partial(put, numbers) for numbers in runs], payload.pool)
-    return [crc for run in crcs for crc in run]
+    return for_each(put, [tensor.nbytes for tensor, _ in places], payload.pool)
 
 
 def _put(

@@ -46,17 +46,21 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     untouched = _named(weights, options.get("except", ()))
     chosen = _named(weights, options["only"]) if "only" in options else None
     made: dict[LazyTensor, LazyTensor] = {}
-    keys = []
+    tensors: dict[str, LazyTensor] = {}
     for key, tensor in weights.tensors.items():
-        wanted = "float32" if tensor in kept else target
-        if DTYPES[tensor.dtype].kind != "f" or tensor.dtype == wanted or tensor in untouched:
-            continue
-        if chosen is None or tensor in chosen:
-            source = Cast(key, tensor, overflow)
-            made.setdefault(tensor, LazyTensor(TensorSpec(wanted, tensor.shape), source))
-            keys.append(key)
-    tensors = {key: made.get(tensor, tensor) for key, tensor in weights.tensors.items()}
-    exact = all(widens(old.dtype, new.dtype) for old, new in made.items())
+        new = made.get(tensor)
+        if new is None:
+            wanted = "float32" if kept and tensor in kept else target
+            same = DTYPES[tensor.dtype].kind != "f" or tensor.dtype == wanted
+            if same or tensor in untouched or not (chosen is None or tensor in chosen):
+                new = tensor
+            else:
+                source = Cast(key, tensor, overflow)
+                new = LazyTensor(TensorSpec(wanted, tensor.shape), source)
+            made[tensor] = new
+        tensors[key] = new
+    keys = [key for key, tensor in weights.tensors.items() if tensors[key] is not tensor]
+    exact = all(new is old or widens(old.dtype, new.dtype) for old, new in made.items())
     stay = options.get("large", ())
     verb = "stays" if len(stay) == 1 else "stay"
     notes = (f"{listed(stay)} {verb} float32: values too large for {target}",) if stay else ()
@@ -169,6 +173,8 @@ class Cast:
                 continue
             if can_be_plain(old, new):
                 chosen, worst = plainly_rounded(old, new, worst)
+                if not chosen.size:
+                    continue
                 old, new = old[chosen], new[chosen]
             with numpy.errstate(over="ignore", invalid="ignore"):
                 old, new = old.astype(numpy.float64), new.astype(numpy.float64)
