@@ -26,6 +26,7 @@ from ckptool.identification import (
 )
 from ckptool.labels import class_map
 from ckptool.plans import Plan, Step, carried_out, made, refuse_losses
+from ckptool.plugins import channels
 from ckptool.plugins.cast import OVERFLOWS, too_large
 from ckptool.plugins.heads import options_for
 from ckptool.rules import user_rule
@@ -225,6 +226,11 @@ def _check(options: Options) -> None:
     for name, value in (("num_classes", options.num_classes), ("in_chans", options.in_chans)):
         if value is not None and value < 1:
             raise PlanError(f"found {name} {value}, wanted at least 1", code="plan.options")
+    if options.in_chans is not None and options.in_chans > channels.MOST:
+        raise PlanError(
+            f"found in_chans {options.in_chans:,}, wanted at most {channels.MOST:,}",
+            code="plan.options",
+        )
     if options.seed < 0:
         raise PlanError(f"found seed {options.seed}, wanted 0 or more", code="plan.options")
     if options.on_overflow not in OVERFLOWS:

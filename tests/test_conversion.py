@@ -179,6 +179,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     ),
     "no class at all": (["d0.pth", "--num-classes", "0"], "0 is not in the range x>=1"),
     "classes that are no number": (["d0.pth", "--num-classes", "many"], "'many' is not a valid"),
+    "more channels than there are": (
+        ["d0.pth", "--in-chans", "5000"],
+        "found in_chans 5,000, wanted at most 4,096",
+    ),
     "a name for two": (
         ["small.pth", "--rename", "m.a.w=m.b.w"],
         "`m.a.w` and `m.b.w` would both be called `m.b.w`",

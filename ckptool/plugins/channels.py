@@ -21,7 +21,7 @@ from ckptool.tensors import Extent, LazyTensor, TensorSpec
 
 NAME = "channels"
 
-_MOST = 1 << 12
+MOST = 1 << 12
 
 
 def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
@@ -31,7 +31,7 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
     """
     key, wanted = options["key"], options["to"]
     tensor = weights.tensors.get(key)
-    if tensor is None or len(tensor.shape) != 4 or not 1 <= wanted <= _MOST:
+    if tensor is None or len(tensor.shape) != 4 or not 1 <= wanted <= MOST:
         raise PlanError(
             f"{quoted(key)} is not the weight of a convolution that could take {wanted:,} channels",
             code="plan.channels",
