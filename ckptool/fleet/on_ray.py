@@ -6,6 +6,7 @@ Source: Ray 2.60, the core API; extra `ray`.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from ckptool.fleet.tasks import Job, Outcome, Task, died, run
 
 _MOST_ATTEMPTS = 4
 _AHEAD = 2  # tasks under way for each processor of the cluster
+_OFTEN = 1.0  # seconds between two looks how large the cluster is
 
 
 def run_all(job: Job, tasks: Iterator[Task], address: str | None) -> Iterator[Outcome]:
@@ -40,8 +42,11 @@ def run_all(job: Job, tasks: Iterator[Task], address: str | None) -> Iterator[Ou
     under_way: dict[Any, tuple[Task, int]] = {}
     more = True
     try:
+        room, asked = 0, -_OFTEN
         while True:
-            room = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            if time.monotonic() - asked >= _OFTEN:
+                room = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                asked = time.monotonic()
             while more and len(under_way) < room:
                 task = next(tasks, None)
                 more = task is not None

@@ -162,6 +162,7 @@ def matching(pattern: str) -> dict[str, Stat | None]:
         return found
 
     found = _tried(pattern, ask)
+    fs.invalidate_cache()  # it would keep the listing, a kilobyte for each object
     return {str(fs.unstrip_protocol(path)): _told(found[path]) for path in sorted(found)}
 
 

@@ -125,6 +125,18 @@ def test_what_exists_is_refused(source: str, client: Any) -> None:
         ckptool.convert(source.replace("in/x.pth", "out.safetensors"), output, force=True)
 
 
+@pytest.mark.parametrize("size", [100, 6 << 20], ids=["at once", "in parts"])
+def test_the_store_refuses_a_name_that_was_taken_meanwhile(
+    size: int, source: str, client: Any
+) -> None:
+    client.put_object(Bucket=BUCKET, Key="out.safetensors", Body=b"old")
+    with pytest.raises(OutputError, match=r"out\.safetensors`: exists already") as caught:
+        stores.upload(lambda: iter([bytes(size)]), f"s3://{BUCKET}/out.safetensors", size, new=True)
+    assert caught.value.code == "output.exists"
+    assert client.get_object(Bucket=BUCKET, Key="out.safetensors")["Body"].read() == b"old"
+    assert under_way(client) == []
+
+
 def test_shards_and_their_index(source: str, client: Any) -> None:
     result = ckptool.convert(source, f"s3://{BUCKET}/set/out.safetensors", max_shard_size="4MB")
     assert result.output == f"s3://{BUCKET}/set/out.safetensors.index.json"
