@@ -58,7 +58,8 @@ def apply(weights: WeightSet, options: Mapping[str, Any]) -> Applied:
                 source = Cast(key, tensor, overflow)
                 new = LazyTensor(TensorSpec(wanted, tensor.shape), source)
             made[tensor] = new
-        tensors[key] = new
+        # Of tied tensors that stay as they are, each stays its own object.
+        tensors[key] = tensor if new.dtype == tensor.dtype else new
     keys = [key for key, tensor in weights.tensors.items() if tensors[key] is not tensor]
     exact = all(new is old or widens(old.dtype, new.dtype) for old, new in made.items())
     stay = options.get("large", ())
