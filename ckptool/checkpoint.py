@@ -139,10 +139,10 @@ class WeightSet:
     @property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
         """The groups of keys that are one tensor: the same bytes, seen the same way."""
-        groups: dict[object, list[str]] = {}
+        groups: dict[LazyTensor, list[str]] = {}
         for key, tensor in self.tensors.items():
-            if tensor.numel:
-                groups.setdefault((tensor.spec, tensor.source), []).append(key)
+            if 0 not in tensor.shape:
+                groups.setdefault(tensor, []).append(key)
         return tuple(tuple(keys) for keys in groups.values() if len(keys) > 1)
 
 
@@ -185,8 +185,4 @@ class Checkpoint(Mapping[str, LazyTensor]):
     @property
     def aliases(self) -> tuple[tuple[str, ...], ...]:
         """The groups of keys whose tensors are the same bytes of the file, seen the same way."""
-        groups: dict[object, list[str]] = {}
-        for key, tensor in self.items():
-            if tensor.numel:
-                groups.setdefault((tensor.spec, tensor.source), []).append(key)
-        return tuple(tuple(keys) for keys in groups.values() if len(keys) > 1)
+        return self.weights.aliases

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ckptool.ahead import Ahead
 from ckptool.errors import CkptError, FormatError, quoted
+
+if TYPE_CHECKING:
+    from ckptool.ahead import Ahead
 
 Block = bytes | memoryview
 BLOCK = 1 << 22
@@ -121,8 +123,9 @@ class ByteFile:
 
     def read_ahead(self) -> None:
         """Begin to bring the whole file into memory: `blocks` takes its bytes from there then."""
-        if self.size:
-            self._ahead = Ahead(self._descriptor, self.size)
+        from ckptool.ahead import Ahead
+
+        self._ahead = Ahead(self._descriptor, self.size)
 
     def check_unchanged(self) -> None:
         """Raise if the file was written to, cut or replaced since it was opened."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, counted, listed, quoted
-from ckptool.formats import darknet, npz
+from ckptool.formats import darknet
 from ckptool.provenance import Origin, origin
 from ckptool.reading import Opened, open_file
-from ckptool.statistics import TensorStatistics, measure, value_findings
+from ckptool.records import Record
 from ckptool.tensors import LazyTensor, View
+
+if TYPE_CHECKING:
+    from ckptool.statistics import TensorStatistics
 
 # What is refused, where its kind is no adjective of a tensor.
 _WORDS = {"dtype": "tensor", "array": "array", "module": "module", "storage": "storage"}
@@ -57,6 +61,8 @@ def inspect(
             *_findings(chosen, opened.contents.format),
         ]
         if stats:
+            from ckptool.statistics import value_findings
+
             measured = _measured(opened, chosen)
             findings += value_findings(chosen.tensors, measured)
     contents = opened.contents
@@ -107,6 +113,8 @@ def _chosen(opened: Opened, weights: str | None) -> tuple[WeightSet | None, list
 
 
 def _measured(opened: Opened, chosen: WeightSet) -> dict[str, TensorStatistics]:
+    from ckptool.statistics import measure
+
     try:
         return measure(chosen.tensors)
     except CkptError as error:
@@ -126,7 +134,7 @@ def _findings(chosen: WeightSet, format_: str) -> list[Finding]:
             )
         )
     # In an .npz, what comes before an array's values is its header.
-    wasted, keys = _wasted(chosen.tensors) if format_ != npz.NAME else (0, ())
+    wasted, keys = _wasted(chosen.tensors) if format_ != "npz" else (0, ())
     if wasted:
         findings.append(
             Finding(
@@ -148,7 +156,7 @@ def _findings(chosen: WeightSet, format_: str) -> list[Finding]:
                 tuple(of_kind),
             )
         )
-    empty = [key for key, tensor in chosen.tensors.items() if not tensor.numel]
+    empty = [key for key, tensor in chosen.tensors.items() if 0 in tensor.shape]
     if empty:
         findings.append(
             Finding(
@@ -177,14 +185,15 @@ def _darknet(chosen: WeightSet, metadata: Mapping[str, str]) -> Iterator[Finding
 
 def _wasted(tensors: Mapping[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:
     """The bytes of storages that no tensor covers, and the keys of the tensors on those."""
-    used: dict[object, int] = {}
-    total: dict[object, int] = {}
-    keys: dict[object, list[str]] = {}
+    on: dict[Record, list[str]] = {}
     for key, tensor in tensors.items():
         if isinstance(tensor.source, View):
-            record = tensor.source.record
-            used[record] = used.get(record, 0) + tensor.nbytes
-            total[record] = record.nbytes
-            keys.setdefault(record, []).append(key)
-    waste = {record: size - used[record] for record, size in total.items() if size > used[record]}
-    return sum(waste.values()), tuple(key for record in waste for key in keys[record])
+            on.setdefault(tensor.source.record, []).append(key)
+    wasted = 0
+    there: list[str] = []
+    for record, keys in on.items():
+        waste = record.nbytes - sum(tensors[key].nbytes for key in keys)
+        if waste > 0:
+            wasted += waste
+            there += keys
+    return wasted, tuple(there)

@@ -56,7 +56,7 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: in
     name = checkpoint_in(name) if is_folder(name) else name
     file = open_bytes(name)
     name = file.path
-    if isinstance(file, ByteFile) and file.size <= memory:
+    if isinstance(file, ByteFile) and 0 < file.size <= memory:
         file.read_ahead()
     try:
         contents = read_contents(file, darknet_meant=darknet)

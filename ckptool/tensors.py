@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -286,6 +287,7 @@ def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
 
 
+@lru_cache(1 << 10)  # most shapes of a network are there many times
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The row-major strides of a shape, in elements."""
     strides = []

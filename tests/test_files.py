@@ -77,13 +77,6 @@ def test_what_could_not_be_read_ahead_is_read_when_it_is_asked_for(
     ]
 
 
-def test_an_empty_file_has_nothing_to_read_ahead(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    file = ByteFile(tmp_path / "empty")
-    file.read_ahead()
-    assert list(file.blocks(0, 0)) == []
-
-
 def test_a_closed_file_is_not_read(path: Path) -> None:
     file = ByteFile(path)
     file.close()

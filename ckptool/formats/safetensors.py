@@ -63,11 +63,11 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
         raise FormatError("the header is not a JSON object padded with spaces", code=code)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in found:
-                raise FormatError(f"the header has {quoted(name)} twice", code=code)
-            found[name] = value
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            left = dict(pairs)  # each name once: the second time it is gone
+            twice = next(name for name, _ in pairs if left.pop(name, pairs) is pairs)
+            raise FormatError(f"the header has {quoted(twice)} twice", code=code)
         return found
 
     def refuse(text: str) -> NoReturn:
@@ -125,17 +125,18 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     if type(code) is not str or (code not in BY_SAFETENSORS and code not in _BITS):
         shown = code if type(code) is str else type(code).__name__
         raise _bad("dtype", f"{quoted(name)} has the unknown dtype {quoted(shown)}")
-    numel = math.prod(shape)
-    if not is_possible(tuple(shape)):
+    sizes = tuple(shape)
+    numel = math.prod(sizes)
+    if not is_possible(sizes):
         raise _bad("shape", f"{quoted(name)} declares {numel:,} elements: {shape}")
     bits = _BITS[code] if code in _BITS else BY_SAFETENSORS[code].itemsize * 8
     if (offsets[1] - offsets[0]) * 8 != numel * bits:
         raise _bad(
             "size",
-            f"{quoted(name)}: shape {tuple(shape)} of {code} wants {numel * bits / 8:,g} bytes, "
+            f"{quoted(name)}: shape {sizes} of {code} wants {numel * bits / 8:,g} bytes, "
             f"found {offsets[1] - offsets[0]:,}",
         )
-    return code, tuple(shape), offsets[0], offsets[1]
+    return code, sizes, offsets[0], offsets[1]
 
 
 def _check_coverage(entries: Mapping[str, tuple[str, tuple[int, ...], int, int]], end: int) -> None:
