@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ckptool.errors import CkptError, FormatError, quoted
@@ -122,10 +123,14 @@ class ByteFile:
             offset += size
 
     def read_ahead(self) -> None:
-        """Begin to bring the whole file into memory: `blocks` takes its bytes from there then."""
+        """Begin to bring the whole file into memory: `blocks` takes its bytes from there then.
+
+        Where there is no memory or no thread to be had, it is read when it is asked for.
+        """
         from ckptool.ahead import Ahead
 
-        self._ahead = Ahead(self._descriptor, self.size)
+        with suppress(OSError, RuntimeError):
+            self._ahead = Ahead(self._descriptor, self.size)
 
     def check_unchanged(self) -> None:
         """Raise if the file was written to, cut or replaced since it was opened."""

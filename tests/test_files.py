@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
 from collections.abc import Iterator
@@ -75,6 +76,18 @@ def test_what_could_not_be_read_ahead_is_read_when_it_is_asked_for(
         bytes(range(20, 30)),
         bytes(range(30, 40)),
     ]
+
+
+def test_without_memory_to_spare_a_file_is_read_as_it_is_asked_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    file = ByteFile(path)
+    file.read_ahead()
+    assert [len(block) for block in file.blocks(5, 25, 10)] == [10, 10, 5]
 
 
 def test_a_closed_file_is_not_read(path: Path) -> None:
