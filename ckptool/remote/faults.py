@@ -75,6 +75,14 @@ def passing(error: BaseException) -> bool:
     return says(error, "SlowDown", "reduce your request rate", "503", "Service Unavailable")
 
 
+def beneath(error: Exception) -> Exception:
+    """What went wrong with the network, where fsspec says that there is no such file."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        return cause if kinds(cause) & _NETWORK and _status(cause) is None else error
+    return error
+
+
 def _status(error: BaseException | None) -> int | None:
     """The HTTP status behind an error, if it has one."""
     for _ in range(4):

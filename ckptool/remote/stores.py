@@ -21,10 +21,21 @@ from typing import Any, TypeVar
 
 from ckptool.errors import CkptError, OutputError, UnsupportedError, quoted
 from ckptool.files import Block
-from ckptool.remote.faults import Changed, Short, Whole, changed, passing, reason, refused, says
+from ckptool.remote.faults import (
+    Changed,
+    Short,
+    Whole,
+    beneath,
+    changed,
+    passing,
+    reason,
+    refused,
+    says,
+)
 from ckptool.remote.urls import scheme, shown
 
 _TRIES = 6
+_PATIENT = ("gs", "gcs")  # gcsfs has tried six times by itself, for half a minute
 _FIRST_PAUSE = 0.25  # seconds; doubled each time, and a part of it is chance
 _LONGEST_PAUSE = 8.0
 _QUIET = 60.0  # seconds without a byte after which a connection is given up
@@ -374,10 +385,13 @@ def _tried(url: str, ask: Callable[[], T], where: str = "") -> T:
             ) from None
         except CkptError:
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = beneath(raised)
             if says(error, "PreconditionFailed", "pre-conditions", "(412)"):
                 raise changed(url) from None
-            last = attempt == _TRIES - 1
+            last = attempt == _TRIES - 1 or (
+                scheme(url) in _PATIENT and not isinstance(error, Short) and passing(error)
+            )
             if last or not passing(error):
                 tries = f", {_TRIES} times" if last else ""
                 raise refused(url, where, error, tries) from None

@@ -162,6 +162,14 @@ def test_what_is_not_there_and_what_is_not_allowed(bucket: GCS) -> None:
         read(SOURCE)
 
 
+def test_a_throttle_that_stays_is_said(bucket: GCS) -> None:
+    """What gcsfs tried six times is not tried six times again."""
+    bucket.faults += ["slow down"] * 100
+    with pytest.raises(CkptError, match=r"cannot be read: the server answered 503, 6 times$"):
+        read(SOURCE)
+    assert 100 - len(bucket.faults) < 20
+
+
 def test_a_fleet_in_a_bucket(bucket: GCS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The listing tells what was written down of each."""
     monkeypatch.chdir(tmp_path)

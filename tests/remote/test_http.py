@@ -155,8 +155,13 @@ def test_what_does_not_go_away_is_said(fault: int | str, reason: str, server: We
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(CkptError, match=r"`http://127\.0\.0\.1:9/x\.pth`: "):
-        read("http://127.0.0.1:9/x.pth")
+    """That is not to say that it does not have the file."""
+    url = "http://127.0.0.1:9/x.pth"
+    with pytest.raises(
+        CkptError, match=rf"`{url}`: cannot be read: .* connect .*, 6 times"
+    ) as caught:
+        read(url)
+    assert caught.value.code == "file.unreadable"
 
 
 def test_a_file_that_is_not_there(server: Web) -> None:
