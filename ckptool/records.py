@@ -31,8 +31,8 @@ class Record:
     confirm: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     def __hash__(self) -> int:
-        """Where it is will do: to hash all of it takes longer, and tensors are looked up often."""
-        return hash(self.offset)
+        """What tells records apart, empty ones too: to hash all of it takes longer."""
+        return hash((self.file, self.offset, self.name))
 
     def blocks(self, step: int = BLOCK) -> Iterator[Block]:
         """The whole storage in order; FormatError at the end if its CRC is not the stored one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import WeightSet
@@ -27,7 +28,8 @@ def load_strictly(
 
     Raises: VerificationError with torch's own words if it refuses them; the model is as it was.
     """
-    state, live = state_dict(weights), model.state_dict()
+    # Classes and hooks of one's own may keep what they are given.
+    state, live = state_dict(weights, own=not certain), model.state_dict()
     for key in kept:
         state.setdefault(key, live[key])
     saved = {}
@@ -44,9 +46,12 @@ def load_strictly(
 
 def has_own_rules(model: torch.nn.Module) -> bool:
     """Whether classes or hooks that are not torch's have a say in how the model is loaded."""
+    import torch
+
     return any(
         not (type(module)._load_from_state_dict.__module__ or "").startswith("torch.")
         or not (type(module).load_state_dict.__module__ or "").startswith("torch.")
+        or type(module).set_extra_state is not torch.nn.Module.set_extra_state
         or module._load_state_dict_pre_hooks
         or module._load_state_dict_post_hooks
         for module in model.modules()
@@ -54,10 +59,18 @@ def has_own_rules(model: torch.nn.Module) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a tensor is torch's own kind, which takes any values of its shape."""
+    """Whether a tensor is torch's own kind, which takes any values of its shape.
+
+    One that is expanded does not: several of its elements are one; nor does one of inference mode.
+    """
     import torch
 
-    return type(value) is torch.Tensor and value.layout is torch.strided
+    return (
+        type(value) is torch.Tensor
+        and value.layout is torch.strided
+        and (value.is_contiguous() or 0 not in value.stride())
+        and (not value.is_inference() or torch.is_inference_mode_enabled())
+    )
 
 
 def _restore(live: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> None:
@@ -65,16 +78,20 @@ def _restore(live: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> None
 
     with torch.no_grad():
         for key, value in saved.items():
-            live[key].copy_(value)
+            with suppress(RuntimeError):  # what cannot be written to is as it was
+                live[key].copy_(value)
 
 
-def state_dict(weights: WeightSet) -> OrderedDict[str, torch.Tensor]:
-    """The weights as torch would have loaded them: ties kept, with their `_metadata`."""
+def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torch.Tensor]:
+    """The weights as torch would have loaded them: ties kept, with their `_metadata`.
+
+    Tensors that need not have memory of their `own` are to be copied from.
+    """
     tensors = list(dict.fromkeys(weights.tensors.values()))
 
     with workers() as pool:
         loaded = for_each(
-            lambda number: tensors[number].torch(own=False), [t.nbytes for t in tensors], pool
+            lambda number: tensors[number].torch(own=own), [t.nbytes for t in tensors], pool
         )
     made = dict(zip(tensors, loaded, strict=True))
     state = OrderedDict((key, made[tensor]) for key, tensor in weights.tensors.items())

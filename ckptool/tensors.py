@@ -72,8 +72,8 @@ class LazyTensor:
     source: Source
 
     def __hash__(self) -> int:
-        """That of the source: few tensors share one and differ."""
-        return hash(self.source)
+        """Of its source and shape: a file could have any number of tensors on one source."""
+        return hash((self.source, self.spec.shape))
 
     @property
     def dtype(self) -> str:
@@ -161,8 +161,8 @@ class View:
     negative: bool = False
 
     def __hash__(self) -> int:
-        """Where it begins: few windows begin at one place and differ."""
-        return hash((self.record.offset, self.offset))
+        """Where it begins, and its strides: a file could have any number at one place."""
+        return hash((self.record, self.offset, self.stride))
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The window's data, gathered where it is not contiguous."""

@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _MOST = 4  # threads; more would wait for the memory or the disk
 _BATCH = 1 << 23  # bytes that are worth a task of their own
-_SMALL = (
-    1 << 16
-)  # bytes; work on fewer lets go of the lock so briefly that others only fight for it
+_SMALL = 1 << 16  # bytes; work on fewer lets go of the lock so briefly that others fight for it
 
 
 def workers() -> Executor:

@@ -502,3 +502,67 @@ def test_safetensors_files_load_as_well(tmp_path, trained, wanted):
     live = effdet(NAME, 5, size=128)
     ckptool.load_into(live, tmp_path / "in.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(outputs(live, image()), wanted, strict=True))
+
+
+class Awkward(nn.Module):
+    """Between two layers, a buffer that torch cannot copy into."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.before = nn.Linear(3, 3)
+        with torch.inference_mode(kind == "of inference mode"):
+            buffer = torch.zeros(1).expand(5) if kind == "expanded" else torch.zeros(5)
+        self.register_buffer("awkward", buffer)
+        self.after = nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "of inference mode"])
+def test_a_buffer_that_cannot_be_written_to_leaves_the_model_as_it_was(tmp_path, kind):
+    torch.save(randomised(Awkward("plain")).state_dict(), tmp_path / "in.pth")
+    error = refused(Awkward(kind), tmp_path / "in.pth", ckptool.VerificationError)
+    assert '"awkward"' in error.message
+
+
+class Extra(nn.Module):
+    """A state of its own that is a tensor, and that may be refused when it is set."""
+
+    def __init__(self, value: torch.Tensor, limit: float = math.inf) -> None:
+        super().__init__()
+        self.inner, self.value, self.limit = nn.Linear(3, 3), value, limit
+
+    def get_extra_state(self):
+        return self.value
+
+    def set_extra_state(self, state):
+        if state.max() > self.limit:
+            raise ValueError("above the limit")
+        self.value = state
+
+
+class Outer(nn.Module):
+    def __init__(self, extra: Extra) -> None:
+        super().__init__()
+        self.first, self.extra = nn.Linear(3, 3), extra
+
+
+def test_an_extra_state_that_is_refused_leaves_the_model_as_it_was(tmp_path):
+    torch.save(randomised(Outer(Extra(torch.ones(4)))).state_dict(), tmp_path / "in.pth")
+    live = Outer(Extra(torch.zeros(4), limit=0.5))
+    error = refused(live, tmp_path / "in.pth", ckptool.VerificationError)
+    assert "above the limit" in error.message
+
+
+def test_what_a_class_keeps_is_memory_of_its_own(tmp_path):
+    """Two views of one storage that overlap in the file do not in the model."""
+    state = randomised(Outer(Extra(torch.zeros(4)))).state_dict()
+    storage = torch.arange(8.0)
+    state["extra._extra_state"], state["first.bias"] = storage[:4], storage[2:5]
+    state["extra.inner.bias"] = storage[1:4]
+    torch.save(state, tmp_path / "in.pth")
+    opened = ckptool.read(tmp_path / "in.pth", memory=1 << 20)
+    one, other = Outer(Extra(torch.zeros(4))), Outer(Extra(torch.zeros(4)))
+    ckptool.load_into(one, opened)
+    one.extra.value.fill_(-1)
+    ckptool.load_into(other, opened)
+    assert other.extra.value.tolist() == [0, 1, 2, 3]
+    assert other.first.bias.tolist() == [2, 3, 4]

@@ -14,7 +14,7 @@ import torch
 from tensors_made import LAYOUTS, bits, filled
 
 from ckptool.errors import CkptError, FormatError, UnsupportedError
-from ckptool.files import ByteFile
+from ckptool.files import ByteFile, MemoryFile
 from ckptool.reading import read
 from ckptool.records import Record
 from ckptool.tensors import (
@@ -332,3 +332,21 @@ def test_rechunk_gives_equal_blocks_and_a_rest(size: int) -> None:
     assert b"".join(blocks) == data
     assert all(len(block) == size for block in blocks[:-1])
     assert 0 < len(blocks[-1]) <= size
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_tensors_that_begin_at_one_place_are_told_apart_by_their_hash(empty: bool) -> None:
+    """A file may have any number of them: to look one up must not mean to compare with each."""
+    file = MemoryFile(b"", "x")
+
+    def tensor(number: int) -> LazyTensor:
+        if empty:
+            record = Record(file, 64, 0, 0, name=str(number))
+            return LazyTensor(TensorSpec("float32", (0,)), View(record, 0, (1,)))
+        record = Record(file, 64, 1 << 20, 1 << 20, name="0")
+        return LazyTensor(TensorSpec("float32", (1, number + 1)), View(record, 0, (1, 1)))
+
+    tensors = [tensor(number) for number in range(1000)]
+    assert len({hash(one) for one in tensors}) > 990
+    assert hash(tensor(7)) == hash(tensors[7])
+    assert tensor(7) == tensors[7]
