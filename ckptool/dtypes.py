@@ -118,6 +118,8 @@ def widens(found: str, wanted: str) -> bool:
         return wanted in ("float32", "float64") or (
             wanted == "float16" and found != "float8_e8m0fnu"
         )
+    if wanted.startswith("float8"):
+        return False
     return (
         PRECISION[found] <= PRECISION[wanted]
         and LARGEST[found] <= LARGEST[wanted]

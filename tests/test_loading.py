@@ -566,3 +566,20 @@ def test_what_a_class_keeps_is_memory_of_its_own(tmp_path):
     ckptool.load_into(other, opened)
     assert other.extra.value.tolist() == [0, 1, 2, 3]
     assert other.first.bias.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.float8_e5m2], ids=str)
+def test_a_float8_model_takes_only_its_own_type(tmp_path, stored):
+    """There is no cast to float8: its values mean nothing without a scale."""
+
+    def net(dtype):
+        model = Plain()
+        model.register_buffer("tiny", torch.ones(4).to(dtype))
+        return model
+
+    torch.save(net(stored).state_dict(), tmp_path / "in.pth")
+    before = net(torch.float8_e4m3fn)
+    with pytest.raises(ckptool.PlanError, match="cannot cast to `float8_e4m3fn`"):
+        ckptool.load_into(before, tmp_path / "in.pth")
+    torch.save(net(torch.float8_e4m3fn).state_dict(), tmp_path / "in.pth")
+    ckptool.load_into(before, tmp_path / "in.pth")
