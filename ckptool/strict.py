@@ -32,13 +32,17 @@ def load_strictly(
     state, live = state_dict(weights, own=not certain), model.state_dict()
     for key in kept:
         state.setdefault(key, live[key])
-    saved = {}
+    saved, held = {}, []
     if not certain or not all(_is_plain(value) for value in live.values()):
         saved = {key: value.clone() for key, value in live.items() if hasattr(value, "clone")}
+        held = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     try:
         model.load_state_dict(state, strict=True)
     except Exception as error:
-        _restore(live, saved)
+        for module, parameters, buffers in held:  # a class may have replaced its own
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
+        _restore(model, live, saved)
         raise VerificationError(
             f"load_state_dict(strict=True) refuses the weights: {error}", code="verification.load"
         ) from None
@@ -73,13 +77,21 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _restore(live: Mapping[str, Any], saved: Mapping[str, torch.Tensor]) -> None:
+def _restore(
+    model: torch.nn.Module, live: Mapping[str, Any], saved: Mapping[str, torch.Tensor]
+) -> None:
+    """Give every tensor its old values, and every module its old extra state."""
     import torch
 
     with torch.no_grad():
         for key, value in saved.items():
             with suppress(RuntimeError):  # what cannot be written to is as it was
                 live[key].copy_(value)
+    for name, module in model.named_modules() if saved else ():
+        key = f"{name}._extra_state" if name else "_extra_state"
+        if key in live:
+            with suppress(Exception):  # a class that does not take what it gave
+                module.set_extra_state(live[key])
 
 
 def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torch.Tensor]:

@@ -583,3 +583,42 @@ def test_a_float8_model_takes_only_its_own_type(tmp_path, stored):
         ckptool.load_into(before, tmp_path / "in.pth")
     torch.save(net(torch.float8_e4m3fn).state_dict(), tmp_path / "in.pth")
     ckptool.load_into(before, tmp_path / "in.pth")
+
+
+class Replacing(nn.Module):
+    """Its parameter is another one after a load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+
+    def _load_from_state_dict(self, state, prefix, *others):
+        self.weight = nn.Parameter(state[f"{prefix}weight"])
+
+
+class Last(nn.Linear):
+    def __init__(self, ready: bool) -> None:
+        super().__init__(2, 2)
+        self.ready = ready
+
+    def _load_from_state_dict(self, *others):
+        if not self.ready:
+            raise ValueError("not ready")
+        super()._load_from_state_dict(*others)
+
+
+def test_what_classes_replaced_before_a_late_refusal_comes_back(tmp_path):
+    def net(ready):
+        return nn.Sequential(Extra(torch.zeros(4)), Replacing(), Last(ready))
+
+    trained = net(True)
+    trained[0].value, trained[1].weight.data = torch.ones(4), torch.ones(3)
+    torch.save(trained.state_dict(), tmp_path / "in.pth")
+    live = net(False)
+    weight = live[1].weight
+    error = refused(live, tmp_path / "in.pth", ckptool.VerificationError)
+    assert "not ready" in error.message
+    assert live[1].weight is weight
+    live[2].ready = True
+    ckptool.load_into(live, tmp_path / "in.pth")
+    assert same(live.state_dict(), trained.state_dict())
