@@ -12,10 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ckptool.architectures.spec import Legacy
 from ckptool.checkpoint import WeightSet
 from ckptool.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from ckptool.architectures.spec import Legacy
 
 COUNTER = "num_batches_tracked"
 

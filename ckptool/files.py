@@ -76,8 +76,6 @@ class ByteFile:
 
     def close(self) -> None:
         """Give the descriptor back; a later read raises."""
-        if self._ahead is not None:
-            self._ahead.wait()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -111,7 +109,7 @@ class ByteFile:
             ) from None
 
     def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
-        """The bytes of a range, in order, at most `step` at a time; in one piece from memory."""
+        """The bytes of a range, in order, at most `step` at a time; if read ahead, in one piece."""
         ahead = self._ahead.get(offset, length) if self._ahead is not None else None
         if ahead is not None:
             yield ahead
@@ -122,15 +120,17 @@ class ByteFile:
             yield self.read(offset, size)
             offset += size
 
-    def read_ahead(self) -> None:
-        """Begin to bring the whole file into memory: `blocks` takes its bytes from there then.
-
-        Where there is no memory or no thread to be had, it is read when it is asked for.
-        """
+    def read_ahead(self) -> Ahead | None:
+        """The whole file on its way into memory; None where there is none to be had."""
         from ckptool.ahead import Ahead
 
         with suppress(OSError, RuntimeError):
-            self._ahead = Ahead(self._descriptor, self.size)
+            return Ahead(self._descriptor, self.size)
+        return None
+
+    def read_from(self, ahead: Ahead | None) -> None:
+        """From now on `blocks` gives what was read ahead, in one piece."""
+        self._ahead = ahead
 
     def check_unchanged(self) -> None:
         """Raise if the file was written to, cut or replaced since it was opened."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +17,6 @@ from ckptool.checkpoint import WeightSet
 from ckptool.errors import PlanError, quoted
 from ckptool.files import ByteFile
 from ckptool.plugins import GRADES, Applied, apply
-from ckptool.rules import globs
 
 VERSION = 1
 
@@ -98,6 +96,12 @@ def made(weights: WeightSet, steps: Sequence[Step], **target: Any) -> Plan:
 
 def refuse_losses(weights: WeightSet) -> None:
     """Raise for what no output can hold: to leave it out is for the user to say."""
+    if not weights.refused:
+        return
+    import shlex
+
+    from ckptool.rules import globs
+
     chosen = globs(weights.refused, (*weights.tensors, *weights.refused))
     for key, value in weights.refused.items():
         raise PlanError(

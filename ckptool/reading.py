@@ -56,12 +56,14 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: in
     name = checkpoint_in(name) if is_folder(name) else name
     file = open_bytes(name)
     name = file.path
-    if isinstance(file, ByteFile) and 0 < file.size <= memory:
-        file.read_ahead()
+    local = file if isinstance(file, ByteFile) and 0 < file.size <= memory else None
+    ahead = local.read_ahead() if local else None
     try:
         contents = read_contents(file, darknet_meant=darknet)
         sets = find(contents.root, file.size)
         file.check_unchanged()
     except CkptError as error:
         raise error.located(quoted(name)) from None
+    if local:
+        local.read_from(ahead)  # not before: the headers would wait for it
     return Opened(name, file.size + contents.shards_nbytes, contents, sets)

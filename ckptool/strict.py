@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import WeightSet
@@ -15,6 +15,8 @@ from ckptool.threads import for_each, workers
 
 if TYPE_CHECKING:
     import torch
+
+_MANY = 1 << 26  # bytes
 
 
 def load_strictly(
@@ -101,10 +103,13 @@ def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torc
     """
     tensors = list(dict.fromkeys(weights.tensors.values()))
 
-    with workers() as pool:
-        loaded = for_each(
-            lambda number: tensors[number].torch(own=own), [t.nbytes for t in tensors], pool
-        )
+    def load(number: int) -> torch.Tensor:
+        return tensors[number].torch(own=own)
+
+    sizes = [tensor.nbytes for tensor in tensors]
+    # To begin threads takes longer than to load a small network.
+    with workers() if sum(sizes) > _MANY else nullcontext() as pool:
+        loaded = for_each(load, sizes, pool)
     made = dict(zip(tensors, loaded, strict=True))
     state = OrderedDict((key, made[tensor]) for key, tensor in weights.tensors.items())
     if weights.versions is not None:
