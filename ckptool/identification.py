@@ -100,6 +100,9 @@ def candidates(weights: WeightSet) -> tuple[Candidate, ...]:
     floats = darknet_files.flat(weights)
     if floats is not None:
         return tuple(Candidate(*fields) for fields in darknet_files.by_size(floats))
+    largest = max(entry["keys"] for entry in frozen.index().values())
+    if _NEAR * len(weights.tensors) > 2 * largest:
+        return ()  # half of them, below some prefix, would still be too many to be near any
     seen = _seen(weights)
     found = _compared_all(seen, lambda architecture: (None,))
     marked = _shared([candidate for candidate in found if candidate.fits])
