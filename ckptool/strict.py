@@ -101,7 +101,9 @@ def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torc
 
     Tensors that need not have memory of their `own` are to be copied from.
     """
-    tensors = list(dict.fromkeys(weights.tensors.values()))
+    numbers: dict[LazyTensor, int] = {}
+    of_key = [numbers.setdefault(t, len(numbers)) for t in weights.tensors.values()]
+    tensors = list(numbers)
 
     def load(number: int) -> torch.Tensor:
         return tensors[number].torch(own=own)
@@ -110,8 +112,8 @@ def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torc
     # To begin threads takes longer than to load a small network.
     with workers() if sum(sizes) > _MANY else nullcontext() as pool:
         loaded = for_each(load, sizes, pool)
-    made = dict(zip(tensors, loaded, strict=True))
-    state = OrderedDict((key, made[tensor]) for key, tensor in weights.tensors.items())
+    values = (loaded[number] for number in of_key)
+    state = OrderedDict(zip(weights.tensors, values, strict=True))
     if weights.versions is not None:
         metadata = OrderedDict((path, {"version": n}) for path, n in weights.versions.items())
         state._metadata = metadata  # type: ignore[attr-defined]

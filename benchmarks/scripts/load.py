@@ -17,7 +17,7 @@ import warnings
 import torch
 from effdet import EfficientDet, get_efficientdet_config
 
-import ckptool
+from ckptool import load_into
 
 path, arch, how = sys.argv[1:]
 with warnings.catch_warnings():
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
     model = EfficientDet(get_efficientdet_config(arch), pretrained_backbone=False)
 start = time.perf_counter()
 if how == "ckptool":
-    ckptool.load_into(model, path)
+    load_into(model, path)
 else:
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=how == "mmap")
     model.load_state_dict(state)
