@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -64,6 +66,16 @@ def load_into(
 
     Raises: CkptError that explains; the model is as it was then.
     """
+    with _no_collection():
+        return _load(model, checkpoint, class_map, weights)
+
+
+def _load(
+    model: torch.nn.Module,
+    checkpoint: str | os.PathLike[str] | Checkpoint,
+    class_map: str | None,
+    weights: str | None,
+) -> Loaded:
     specs = module_specs(model)
     kept = tuple(key for key in specs if is_named(key, DERIVED))
     wanted = {key: spec for key, spec in specs.items() if key not in kept}
@@ -93,6 +105,18 @@ def load_into(
     refuse_other_kinds(edited.weights, wanted)
     load_strictly(model, edited.weights, kept, certain=not rules)
     return _loaded(opened, edited.weights, edited.plan, edited.notes, kept)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No search for cycles meanwhile: beside torch one takes as long as loading a network."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _without(weights: WeightSet, keys: Sequence[str]) -> WeightSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 
@@ -136,6 +137,19 @@ def test_a_matching_file_needs_no_step(tmp_path, trained):
     assert report.plan.steps == ()
     assert same(live.state_dict(), trained.state_dict())
     assert str(report) == f"{tmp_path}/in.pth: {len(live.state_dict()):,} tensors loaded"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_left_as_it_was(trained, tmp_path, enabled):
+    torch.save(trained.state_dict(), tmp_path / "w.pth")
+    (gc.enable if enabled else gc.disable)()
+    try:
+        ckptool.load_into(effdet(NAME, 5, size=128), tmp_path / "w.pth")
+        assert gc.isenabled() is enabled
+        refused(nn.Linear(2, 2), tmp_path / "w.pth", ckptool.CkptError)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
 
 
 def test_an_opened_checkpoint_and_a_chosen_weight_set_will_do(tmp_path):
