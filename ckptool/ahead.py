@@ -26,8 +26,13 @@ class Ahead:
         self._threads: list[Thread] = []
         for half, end in enumerate((self._middle, size)):
             own = os.dup(descriptor)  # whoever opened the file may close it any time
-            self._threads.append(Thread(target=self._fill, args=(own, half, end), daemon=True))
-            self._threads[half].start()
+            thread = Thread(target=self._fill, args=(own, half, end), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                os.close(own)
+                raise
+            self._threads.append(thread)
 
     def _fill(self, descriptor: int, half: int, end: int) -> None:
         """Read on until the end, or until it cannot be read: who asks for more reads it himself."""

@@ -133,9 +133,8 @@ def _findings(chosen: WeightSet, format_: str) -> list[Finding]:
                 tuple(key for group in tied for key in group),
             )
         )
-    # In an .npz, what comes before an array's values is its header.
-    wasted, keys = _wasted(chosen.tensors) if format_ != "npz" else (0, ())
-    if wasted:
+    wasted, keys = _wasted(chosen.tensors)
+    if wasted and not _has_headers(format_):
         findings.append(
             Finding(
                 "wasted-bytes",
@@ -181,6 +180,13 @@ def _darknet(chosen: WeightSet, metadata: Mapping[str, str]) -> Iterator[Finding
         known = f"that of {darknet_files.described(fits)}"
         said = known if fits else "that of no network that ckptool knows; its cfg tells more"
         yield Finding("darknet-size", f"its size is {said}")
+
+
+def _has_headers(format_: str) -> bool:
+    """Whether there is more in a storage than values: an array's header, in an .npz."""
+    from ckptool.formats import npz  # asked for seldom, and not imported for what is no zip
+
+    return format_ == npz.NAME
 
 
 def _wasted(tensors: Mapping[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,19 @@ def test_without_memory_to_spare_a_file_is_read_as_it_is_asked_for(
     file = ByteFile(path)
     file.read_from(file.read_ahead())
     assert [len(block) for block in file.blocks(5, 25, 10)] == [10, 10, 5]
+
+
+def test_without_a_thread_to_spare_no_descriptor_stays_open(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    file = ByteFile(path)
+    before = os.listdir("/proc/self/fd")
+    assert file.read_ahead() is None
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_closed_file_is_not_read(path: Path) -> None:
