@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from ckptool.errors import CkptError
@@ -159,18 +160,34 @@ def _look_through(records: Sequence[Record]) -> None:
 
 
 def _carry_out(moves: Sequence[_Move]) -> None:
-    """Read everything to where it belongs.
+    """Read everything to where it belongs; after a Ctrl-C all of it, or nothing.
 
     Raises: CkptError if a disk does not give again what it gave a moment ago.
     """
-    from concurrent.futures import wait
+    from concurrent.futures import Future, wait
 
-    with workers() as pool:  # after Ctrl-C, too, it is left only when what was begun is done
-        futures = [pool.submit(_read, part) for part in _halves(moves)]
-        wait(futures)
+    result: Future[None] = Future()
+
+    def run() -> None:
+        if not result.set_running_or_notify_cancel():
+            return
+        try:
+            with workers() as pool:
+                for _ in pool.map(_read, _halves(moves)):
+                    pass
+            result.set_result(None)
+        except BaseException as error:
+            result.set_exception(error)
+
     try:
-        for future in futures:
-            future.result()
+        Thread(target=run).start()  # Ctrl-C is the main thread's
+        wait([result])
+    except KeyboardInterrupt:
+        if not result.cancel():
+            wait([result])
+        raise
+    try:
+        result.result()
     except CkptError as error:
         raise CkptError(
             f"{error.message}; it could be read a moment ago, and the model is loaded in part",

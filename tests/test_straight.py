@@ -319,19 +319,22 @@ def test_a_kernel_that_reads_in_pieces_changes_nothing(tmp_path, monkeypatch):
     assert same(model, trained)
 
 
-def test_ctrl_c_waits_until_all_is_loaded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("slowly", [True, False])
+@pytest.mark.parametrize("moment", range(9))
+def test_ctrl_c_waits_until_every_tensor_is_there(tmp_path, monkeypatch, moment, slowly):
     model, trained = net(), randomised(net())
-    path = saved(trained, tmp_path)
-    read_into, told = ByteFile.read_into, threading.Event()
+    checkpoint = ckptool.read(saved(trained, tmp_path))
+    read_into, read = ByteFile.read_into, []
 
     def interrupted(file, offset, target):
-        if not told.is_set():
-            told.set()
+        if len(read) == moment:
             signal.raise_signal(signal.SIGINT)
-            threading.Event().wait(0.05)
+            threading.Event().wait(0.01 * slowly)
         read_into(file, offset, target)
+        read.append(offset)
 
     monkeypatch.setattr(ByteFile, "read_into", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        straight(model, path)
+        load_straight(model, checkpoint, ())
+    assert len(read) == len(trained.state_dict())
     assert same(model, trained)
