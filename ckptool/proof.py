@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
-from ckptool.files import names_in
+from ckptool.files import BLOCK, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
@@ -24,8 +24,6 @@ from ckptool.threads import for_each
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-
-_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +146,16 @@ def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
     same_crc = _crc(found) is not None and _crc(found) == _crc(wanted)
     extent = found.extent() if same_crc else None
     chunks = (
-        found.chunks(_BLOCK)
+        found.chunks(BLOCK)
         if extent is None
-        else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
+        else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, BLOCK))
     )
-    blocks = zip(rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(chunks, _BLOCK), strict=True)
+    blocks = zip(rechunk(wanted.chunks(BLOCK), BLOCK), rechunk(chunks, BLOCK), strict=True)
     for number, (one, other) in enumerate(blocks):
         if not _same(one, other):
             raise VerificationError(
                 f"{quoted(key)}: its bytes differ from the source's, from byte "
-                f"{number * _BLOCK:,} on",
+                f"{number * BLOCK:,} on",
                 code="verification.bytes",
             )
 
