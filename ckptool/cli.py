@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -23,7 +24,7 @@ from ckptool.options import (
     target_options,
     value_options,
 )
-from ckptool.terminal import progress, save_page, show, show_error
+from ckptool.terminal import progress, save_page, show, show_error, unwritten
 from ckptool.traffic import say_traffic
 from ckptool.version import VERSION
 
@@ -64,6 +65,8 @@ def _run(words: Sequence[str]) -> int:
     except RecursionError:
         return _refused(CkptError("nested too deeply", code="defect"), words)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # click's own help
+            return _refused(unwritten(error), words)
         return _defect(error, words)
 
 
