@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptool.ahead import Ahead
 
 Block = bytes | memoryview
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 21  # bytes that are read at once
 _OTHERS = 256  # files that are open besides
 AGAIN = "download or copy the file again"  # the hint for damage
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ckptool.dtypes import numpy_dtype
 
-_BLOCK = 1 << 17  # elements
+_BLOCK = 1 << 18  # elements
 _FEW = 512  # elements; numpy casts so many in less time than it takes to begin so many operations
 _MAGNITUDE = 0x7FFFFFFF
 _MANTISSA = 1 << 23  # the first value that needs all of a float32's bits, as a count of steps
