@@ -10,7 +10,6 @@ from ckptool.containers import choose, find
 from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile
 from ckptool.formats import read_contents
-from ckptool.formats.folders import checkpoint_in
 from ckptool.places import is_folder, open_bytes
 
 
@@ -53,7 +52,10 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: in
     Raises: CkptError.
     """
     name = os.fspath(path)
-    name = checkpoint_in(name) if is_folder(name) else name
+    if is_folder(name):
+        from ckptool.formats.folders import checkpoint_in
+
+        name = checkpoint_in(name)
     file = open_bytes(name)
     name = file.path
     local = file if isinstance(file, ByteFile) and 0 < file.size <= memory else None
