@@ -1,5 +1,6 @@
 """The command `ckptool`, which `python -m ckptool` is too."""
 
+import gc
 import os
 import sys
 
@@ -20,6 +21,7 @@ def run() -> None:
             ignore()
     except KeyboardInterrupt:  # while the command line was imported, or had come to its end
         sys.stderr.write("stopped\n")
+    gc.freeze()  # at the end Python looks for cycles in all that is there, as if it mattered
     sys.exit(code)
 
 
