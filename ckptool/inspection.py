@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WORDS = {"dtype": "tensor", "array": "array", "module": "module", "storage": "storage"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
     """A file, its weight sets, what stands beside them, and what its user should know.
 

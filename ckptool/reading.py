@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptool.checkpoint import Checkpoint, Contents, WeightSet
 from ckptool.containers import choose, find
@@ -13,8 +13,7 @@ from ckptool.formats import read_contents
 from ckptool.places import is_folder, open_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A file that was read but of which no weight set is chosen yet."""
 
     path: str
