@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
-from ckptool.files import names_in
+from ckptool.files import Block, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 _BLOCK = 1 << 22
+_SMALL = 1 << 16  # bytes of a tensor that is compared in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +64,23 @@ def prove(
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
     # The same bytes under another key are compared once.
-    pairs: dict[object, str] = {}
-    for key, wanted in planned.tensors.items():
-        pairs.setdefault((written[key].source, wanted), key)
-    keys = list(pairs.values())
+    once: dict[object, tuple[str, LazyTensor, LazyTensor]] = {}
+    both = zip(planned.tensors.items(), written.weights.tensors.values(), strict=True)
+    for (key, wanted), found in both:
+        once.setdefault((found.source, wanted), (key, found, wanted))
+    pairs = list(once.values())
+    sizes = [wanted.nbytes for _, _, wanted in pairs]
 
     def compare(number: int) -> Mapping[str, float] | None:
-        key = keys[number]
-        cost = _compare_values(key, written[key], planned.tensors[key])
+        cost = _compare_values(*pairs[number])
         if progress is not None:
-            progress(written[key].nbytes)
+            progress(sizes[number])
         return cost
 
-    found = for_each(compare, [planned.tensors[key].nbytes for key in keys], pool)
-    measured = {key: cost for key, cost in zip(keys, found, strict=True) if cost is not None}
+    costs_found = for_each(compare, sizes, pool)
+    measured = {
+        key: cost for (key, _, _), cost in zip(pairs, costs_found, strict=True) if cost is not None
+    }
     return Proof(written.weights, measured)
 
 
@@ -88,8 +92,9 @@ def _compare_keys(written: Checkpoint, planned: WeightSet) -> None:
             f"the written file has other keys: {listed([*missing, *foreign]) or 'in other order'}",
             code="verification.keys",
         )
-    for key, wanted in planned.tensors.items():
-        found = written[key]
+    for (key, wanted), found in zip(
+        planned.tensors.items(), written.weights.tensors.values(), strict=True
+    ):
         if found.spec != wanted.spec:
             raise VerificationError(
                 f"{quoted(key)}: found {found.dtype} {found.shape}, "
@@ -147,12 +152,17 @@ def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
     """Compare what was written with what was to be; with the same CRC it need not be computed."""
     same_crc = _crc(found) is not None and _crc(found) == _crc(wanted)
     extent = found.extent() if same_crc else None
-    chunks = (
+    ours = wanted.chunks(_BLOCK)
+    theirs = (
         found.chunks(_BLOCK)
         if extent is None
         else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
     )
-    blocks = zip(rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(chunks, _BLOCK), strict=True)
+    blocks: Iterable[tuple[Block, Block]]
+    if wanted.nbytes <= _SMALL:  # there may be very many of them: each in one piece
+        blocks = [(b"".join(ours), b"".join(theirs))]
+    else:
+        blocks = zip(rechunk(ours, _BLOCK), rechunk(theirs, _BLOCK), strict=True)
     for number, (one, other) in enumerate(blocks):
         if not _same(one, other):
             raise VerificationError(
@@ -162,21 +172,22 @@ def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
             )
 
 
-def _same(one: memoryview, other: memoryview) -> bool:
+def _same(one: Block, other: Block) -> bool:
     """Whether two blocks are equal; memory views are compared element by element, bytes are not."""
     return _bytes(one) == _bytes(other)
 
 
-def _bytes(block: memoryview) -> bytes:
+def _bytes(block: Block) -> bytes:
+    if isinstance(block, bytes):
+        return block
     whole = block.obj
     return whole if isinstance(whole, bytes) and len(whole) == block.nbytes else block.tobytes()
 
 
 def _crc(tensor: LazyTensor) -> int | None:
     """The stored CRC-32 of exactly a tensor's data, if there is one."""
-    source = tensor.source
-    whole = isinstance(source, View) and source.record.nbytes == tensor.nbytes
-    return source.record.crc if whole and isinstance(source, View) else None
+    record = tensor.source.record if isinstance(tensor.source, View) else None
+    return record.crc if record is not None and record.nbytes == tensor.nbytes else None
 
 
 def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:

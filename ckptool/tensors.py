@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ckptool.dtypes import DTYPES, numpy_dtype
 from ckptool.errors import UnsupportedError
@@ -43,6 +43,12 @@ class TensorSpec:
     def nbytes(self) -> int:
         """The size in bytes, contiguous."""
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+@lru_cache(1 << 10)  # most specs of a network are there many times
+def spec_of(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
+    """The spec of a possible shape, the same one for equal shapes."""
+    return TensorSpec(dtype, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,7 @@ class LazyTensor:
 _WORDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}  # numpy's name for raw elements, by size
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A strided window on a storage; `offset` and `stride` count elements."""
 
     record: Record
@@ -166,16 +171,19 @@ class View:
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The window's data, gathered where it is not contiguous."""
-        if not spec.numel:
+        nbytes = spec.nbytes
+        if not nbytes:
             return
         record = self.record
-        _refuse_expansion(spec, record)
-        if spec.nbytes == record.nbytes and self._is_plain(spec):
-            yield from (memoryview(block) for block in record.blocks(step))
-        elif self._is_plain(spec) and not record.deflated:
+        _refuse_expansion(spec, nbytes, record)
+        plain = self._is_plain(spec)
+        if plain and nbytes == record.nbytes:
+            for block in record.blocks(step):
+                yield memoryview(block)
+        elif plain and not record.deflated:
             record.check()
             start = record.offset + self.offset * DTYPES[spec.dtype].itemsize
-            for block in record.file.blocks(start, spec.nbytes, step):
+            for block in record.file.blocks(start, nbytes, step):
                 yield memoryview(block)
         else:
             yield from self._gathered(spec, step)
@@ -306,6 +314,8 @@ def is_possible(shape: tuple[int, ...]) -> bool:
 
 def is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     """Whether the elements lie row-major without a gap; strides of axes of length 1 are free."""
+    if stride == contiguous_strides(shape):
+        return True
     step = 1
     for size, found in zip(reversed(shape), reversed(stride), strict=True):
         if size == 0:
@@ -337,9 +347,9 @@ def rechunk(chunks: Iterator[memoryview], size: int) -> Iterator[memoryview]:
         yield memoryview(rest)
 
 
-def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
+def _refuse_expansion(spec: TensorSpec, nbytes: int, record: Record) -> None:
     """Stride 0 or deflation let a small file declare any size; none out of proportion is made."""
-    needed = max(spec.nbytes, record.nbytes if record.deflated else 0)
+    needed = max(nbytes, record.nbytes) if record.deflated else nbytes
     if needed > 4 * record.file.size + (64 << 20):
         raise UnsupportedError(
             f"shape {spec.shape} expands {record.stored:,} stored bytes to {needed:,}; "

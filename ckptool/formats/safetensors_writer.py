@@ -15,6 +15,8 @@ from ckptool.formats.payload import Payload, check_keys, put_tensors
 from ckptool.formats.safetensors import LARGEST_HEADER
 from ckptool.tensors import LazyTensor
 
+_spelled = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def write(output: Output, payload: Payload) -> None:
     """The header in the order of the keys, the data in the order of their alignment.
@@ -80,7 +82,7 @@ def _item(name: str, value: str) -> bytes:
 
 def _text(value: str) -> bytes:
     """A text as JSON."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return _spelled(value).encode("utf-8")
 
 
 def _code(key: str, tensor: LazyTensor) -> str:
