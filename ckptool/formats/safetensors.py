@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -19,11 +20,13 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable, cut_short
 from ckptool.formats.flat import FlatTree
 from ckptool.records import Record
-from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, contiguous_strides, is_possible
+from ckptool.tensors import MOST_AXES, LazyTensor, View, contiguous_strides, is_possible, spec_of
 
 NAME = "safetensors"
 LARGEST_HEADER = 100_000_000
+_ODD_INTEGER = re.compile(rb"-0|\d{20}")
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed types, which are listed but not read
+_INTEGER = {int}  # not bool
 
 
 def sniff(head: bytes, file: Readable) -> bool:
@@ -76,13 +79,14 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
     def integer(text: str) -> int:
         return int(text) if len(text) <= 20 and text != "-0" else refuse(text)
 
+    odd = _ODD_INTEGER.search(data)  # seldom, and then it may still be in a name
     try:
         value = json.loads(
             str(data, "utf-8"),
             object_pairs_hook=unique,
             parse_float=float if fractions else refuse,
             parse_constant=refuse,
-            parse_int=integer,
+            parse_int=integer if odd else int,
         )
     except (ValueError, RecursionError):
         raise FormatError("the header is not valid JSON in UTF-8", code=code) from None
@@ -115,8 +119,8 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     if type(fields) is not dict or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise _bad("entry", f"{quoted(name)} has not exactly dtype, shape and data_offsets")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    numbers = [shape, offsets] if type(shape) is list and type(offsets) is list else [[None]]
-    if any(type(item) is not int or item < 0 for row in numbers for item in row):
+    numbers = [*shape, *offsets] if type(shape) is list and type(offsets) is list else [None]
+    if not set(map(type, numbers)) <= _INTEGER or min(numbers, default=0) < 0:
         raise _bad("entry", f"{quoted(name)}: a size or an offset is not a natural number")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > MOST_AXES:
         raise _bad("entry", f"{quoted(name)}: found {len(offsets)} offsets, {len(shape)} sizes")
@@ -126,10 +130,10 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
         shown = code if type(code) is str else type(code).__name__
         raise _bad("dtype", f"{quoted(name)} has the unknown dtype {quoted(shown)}")
     sizes = tuple(shape)
-    numel = math.prod(sizes)
     if not is_possible(sizes):
-        raise _bad("shape", f"{quoted(name)} declares {numel:,} elements: {shape}")
-    bits = _BITS[code] if code in _BITS else BY_SAFETENSORS[code].itemsize * 8
+        raise _bad("shape", f"{quoted(name)} declares {math.prod(sizes):,} elements: {shape}")
+    numel = math.prod(sizes)
+    bits = BY_SAFETENSORS[code].itemsize * 8 if code in BY_SAFETENSORS else _BITS[code]
     if (offsets[1] - offsets[0]) * 8 != numel * bits:
         raise _bad(
             "size",
@@ -166,7 +170,7 @@ def _tensor(
     if dtype is None:
         return Refused("packed", f"its elements of type {code} are smaller than a byte")
     record = Record(file, offset, nbytes, nbytes, name=name)
-    return LazyTensor(TensorSpec(dtype.name, shape), View(record, 0, contiguous_strides(shape)))
+    return LazyTensor(spec_of(dtype.name, shape), View(record, 0, contiguous_strides(shape)))
 
 
 def _bad(rule: str, what: str) -> FormatError:

@@ -21,12 +21,14 @@ from ckptool.files import Readable
 _END = Struct("<4s4H2IH")  # signature, disks, counts, directory size and offset, comment
 _END64 = Struct("<4sQ2H2I4Q")
 _LOCATOR = Struct("<4sIQI")
-_CENTRAL = Struct("<4s6H3I5H2I")
+_CENTRAL = Struct("<4s4x2H4x3I4H6xI")  # without versions, time and attributes
 _LOCAL = Struct("<4s5H3I2H")
+_FIELD = Struct("<2H")  # what an extra field begins with: its id and its length
 _HEADER = b"PK\x03\x04"  # what a local header begins with
+_LATER = bytes(12)  # CRC and sizes in a local header, where they follow the data
 
 _LARGEST_DIRECTORY = 1 << 28
-_DESCRIPTORS = {12: "<3I", 16: "<4x3I", 20: "<I2Q", 24: "<4xI2Q"}
+_DESCRIPTORS = {12: Struct("<3I"), 16: Struct("<4x3I"), 20: Struct("<I2Q"), 24: Struct("<4xI2Q")}
 _ALIGNED = 64  # what torch aligns its records to
 _MAX32 = 0xFFFFFFFF
 _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is UTF-8
@@ -136,8 +138,8 @@ def _central(directory: bytes, count: int) -> list[_Central]:
         if len(directory) - at < _CENTRAL.size:
             raise _bad("directory", "the directory ends inside an entry")
         fields = _CENTRAL.unpack_from(directory, at)
-        signature, _, _, flags, method, _, _, crc, stored, size = fields[:10]
-        name_size, extra_size, comment, disk, _, _, header = fields[10:]
+        signature, flags, method, crc, stored, size = fields[:6]
+        name_size, extra_size, comment, disk, header = fields[6:]
         repeated = directory[at + 8 : at + 30] if _MAX32 not in (stored, size) else b""
         at += _CENTRAL.size
         name = directory[at : at + name_size]
@@ -152,7 +154,7 @@ def _central(directory: bytes, count: int) -> list[_Central]:
             raise _bad("flags", f"{_shown(name)} has the flag bits {flags:#06x}: encrypted?")
         if method not in (0, 8):
             raise _bad("method", f"{_shown(name)} is compressed by method {method}, wanted 0 or 8")
-        wide = _extra_fields(extra, name).get(1)
+        wide = _extra_fields(extra, name).get(1) if extra else None
         if wide is not None:
             size, stored, header = _widened(wide, (size, stored, header), name)
         if method == 0 and size != stored:
@@ -168,8 +170,7 @@ def _extra_fields(extra: bytes, name: bytes) -> dict[int, bytes]:
     fields = {}
     at = 0
     while at < len(extra):
-        ident = int.from_bytes(extra[at : at + 2], "little")
-        length = int.from_bytes(extra[at + 2 : at + 4], "little")
+        ident, length = _FIELD.unpack_from(extra, at) if at + 4 <= len(extra) else (0, _MAX32)
         value = extra[at + 4 : at + 4 + length]
         at += 4 + length
         if at > len(extra) or ident in fields or ident == 0x7075:
@@ -272,7 +273,10 @@ def _located(file: Readable, entry: _Central, reached: int, last: _Central | Non
     if len(block) < length:
         raise _bad("header", f"the local header of {_shown(entry.name)} is cut off")
     head = block[gap:length]
-    known = entry.repeated == head[6:28] and head.endswith(entry.name) and head[:4] == _HEADER
+    said = head[6:28]
+    if said[8:20] == _LATER and entry.flags & _DEFERRED:
+        said = said[:8] + entry.repeated[8:20] + said[20:]
+    known = entry.repeated == said and head.endswith(entry.name) and head[:4] == _HEADER
     extra_size = head[28] + 256 * head[29] if known else _check_local(block[gap:], entry)
     offset = entry.header + _LOCAL.size + len(entry.name) + extra_size
     extra = block[length : length + extra_size]
@@ -340,7 +344,7 @@ def _check_descriptor(block: bytes, entry: _Central | None, following: bytes) ->
     if entry is None or not entry.flags & _DEFERRED or len(block) not in _DESCRIPTORS:
         raise _bad("gap", f"{len(block)} bytes before {_shown(following)} belong to no record")
     marked = len(block) in (16, 24)
-    found = Struct(_DESCRIPTORS[len(block)]).unpack(block)
+    found = _DESCRIPTORS[len(block)].unpack(block)
     if (marked and block[:4] != b"PK\x07\x08") or found != (entry.crc, entry.stored, entry.size):
         raise _bad("mismatch", f"{_shown(entry.name)}: its data descriptor disagrees")
 
