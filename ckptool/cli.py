@@ -33,7 +33,8 @@ FITS, DIFFERS, REFUSED = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    gc.set_threshold(100_000, 50, 1000)  # looking for cycles took a quarter of the time
+    # Looking for cycles took a quarter of the time; a command makes hardly any.
+    gc.set_threshold(10_000_000, 50, 1000)
     try:
         return _run(words)
     finally:

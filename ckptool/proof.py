@@ -19,7 +19,7 @@ from ckptool.files import Block, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.reading import open_file, read
-from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk
+from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk, spec_of
 from ckptool.threads import for_each
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
                 for key in file.keys():  # noqa: SIM118
                     tensor = file.get_slice(key)
                     dtype = BY_SAFETENSORS[tensor.get_dtype()].name
-                    found[key] = TensorSpec(dtype, tuple(tensor.get_shape()))
+                    found[key] = spec_of(dtype, tuple(tensor.get_shape()))
     except (SafetensorError, OSError, KeyError) as error:
         raise VerificationError(
             f"the safetensors library does not open the written file: {error}",

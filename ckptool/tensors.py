@@ -51,8 +51,7 @@ def spec_of(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(dtype, shape)
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):
     """A run of bytes in a file that is exactly a tensor's data."""
 
     file: Readable
@@ -167,7 +166,8 @@ class View(NamedTuple):
 
     def __hash__(self) -> int:
         """Where it begins, and its strides: a file could have any number at one place."""
-        return hash((self.record, self.offset, self.stride))
+        record = self.record
+        return hash((record.file, record.offset, record.name, self.offset, self.stride))
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The window's data, gathered where it is not contiguous."""
@@ -309,7 +309,7 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def is_possible(shape: tuple[int, ...]) -> bool:
     """Whether a tensor may have the shape: not too many axes, nor elements, empty axes aside."""
     in_range = len(shape) <= MOST_AXES and min(shape, default=0) >= 0
-    return in_range and math.prod(filter(None, shape)) < MOST_ELEMENTS
+    return in_range and (math.prod(shape) or math.prod(filter(None, shape))) < MOST_ELEMENTS
 
 
 def is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

@@ -184,7 +184,7 @@ def view_on(
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
     last = offset + shift + sum(map(operator.mul, shape, strides)) - sum(strides)
-    if 0 not in shape and (last + 1) * dtype.itemsize > record.nbytes:
+    if (last + 1) * dtype.itemsize > record.nbytes and 0 not in shape:
         raise _bad(
             "bounds",
             f"a tensor of shape {shape} reaches element {last:,} of storage "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -24,9 +23,11 @@ from ckptool.tensors import MOST_AXES, LazyTensor, View, contiguous_strides, is_
 
 NAME = "safetensors"
 LARGEST_HEADER = 100_000_000
-_ODD_INTEGER = re.compile(rb"-0|\d{20}")
+_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed types, which are listed but not read
 _INTEGER = {int}  # not bool
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_ODD = b"0" * 20  # in a text whose digits are all zeros: a number of as many digits, or more
 
 
 def sniff(head: bytes, file: Readable) -> bool:
@@ -79,7 +80,8 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
     def integer(text: str) -> int:
         return int(text) if len(text) <= 20 and text != "-0" else refuse(text)
 
-    odd = _ODD_INTEGER.search(data)  # seldom, and then it may still be in a name
+    # Each integer is looked at only where there may be an odd one; it may also be a name's.
+    odd = b"-0" in data or _ODD in data.translate(_AS_ZERO)
     try:
         value = json.loads(
             str(data, "utf-8"),
@@ -114,13 +116,19 @@ def _is_text(value: object) -> bool:
     return True
 
 
+def _are_natural(numbers: object) -> bool:
+    """Whether a value is a list of integers of which none is negative."""
+    if type(numbers) is not list or not set(map(type, numbers)) <= _INTEGER:
+        return False
+    return not numbers or min(numbers) >= 0
+
+
 def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     """Type code, shape, start and end of a tensor."""
-    if type(fields) is not dict or fields.keys() != {"dtype", "shape", "data_offsets"}:
+    if type(fields) is not dict or fields.keys() != _FIELDS:
         raise _bad("entry", f"{quoted(name)} has not exactly dtype, shape and data_offsets")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    numbers = [*shape, *offsets] if type(shape) is list and type(offsets) is list else [None]
-    if not set(map(type, numbers)) <= _INTEGER or min(numbers, default=0) < 0:
+    if not (_are_natural(shape) and _are_natural(offsets)):
         raise _bad("entry", f"{quoted(name)}: a size or an offset is not a natural number")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > MOST_AXES:
         raise _bad("entry", f"{quoted(name)}: found {len(offsets)} offsets, {len(shape)} sizes")
@@ -130,9 +138,9 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
         shown = code if type(code) is str else type(code).__name__
         raise _bad("dtype", f"{quoted(name)} has the unknown dtype {quoted(shown)}")
     sizes = tuple(shape)
-    if not is_possible(sizes):
-        raise _bad("shape", f"{quoted(name)} declares {math.prod(sizes):,} elements: {shape}")
     numel = math.prod(sizes)
+    if not is_possible(sizes):
+        raise _bad("shape", f"{quoted(name)} declares {numel:,} elements: {shape}")
     bits = BY_SAFETENSORS[code].itemsize * 8 if code in BY_SAFETENSORS else _BITS[code]
     if (offsets[1] - offsets[0]) * 8 != numel * bits:
         raise _bad(

@@ -10,13 +10,13 @@ Source: PKWARE APPNOTE 6.3.10 §4.3; what torch writes, torch 2.15 (`caffe2/seri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
+from ckptool.records import Record
 
 _END = Struct("<4s4H2IH")  # signature, disks, counts, directory size and offset, comment
 _END64 = Struct("<4sQ2H2I4Q")
@@ -35,22 +35,6 @@ _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)*")
 
 
-class Entry(NamedTuple):
-    """A record of the archive: where its bytes are, how many, and their CRC-32.
-
-    `stored` bytes from `offset` in the file; `size` once inflated; `crc` is None where the writer
-    did not compute one.
-    """
-
-    name: str
-    offset: int
-    stored: int
-    size: int
-    crc: int | None
-    deflated: bool
-    confirm: Callable[[], None] | None = None
-
-
 class _Central(NamedTuple):
     """What the directory says of a record; `repeated` is what its local header says again.
 
@@ -67,7 +51,7 @@ class _Central(NamedTuple):
     repeated: bytes
 
 
-def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
+def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Record]:
     """The records by name, in directory order; empty entries for folders are left out.
 
     All names are below one folder, unless `rooted` says that they need not be.
@@ -79,9 +63,9 @@ def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
         raise _bad("size", f"the directory has {size:,} bytes, more than any checkpoint needs")
     central = _central(file.read(start, size), count)
     _check_names(central, rooted)
-    entries = _locate(file, central, start)
-    records = (entries[c.header] for c in central)
-    return {entry.name: entry for entry in records if not entry.name.endswith("/")}
+    found = _locate(file, central, start)
+    records = (found[c.header] for c in central)
+    return {record.name: record for record in records if not record.name.endswith("/")}
 
 
 def _end_record(file: Readable) -> tuple[int, int, int]:
@@ -224,13 +208,13 @@ def _check_names(central: list[_Central], rooted: bool) -> None:
         root = segments[0]
 
 
-def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entry]:
-    """The entries by header offset, each local header read and compared, no byte left over.
+def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Record]:
+    """The records by header offset, each local header read and compared, no byte left over.
 
     Of a file far away the headers are read with the records, one by one, where the directory alone
     tells where the records are: to read them all would be a request for each.
     """
-    entries: dict[int, Entry] = {}
+    records: dict[int, Record] = {}
     ordered = sorted(central, key=lambda entry: entry.header)
     reached = 0  # every byte before it is accounted for, but for the descriptor of `last`
     last: _Central | None = None
@@ -242,20 +226,22 @@ def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entr
         else:
             confirm = partial(_confirm, file, entry, (reached, last, end), offset)
         reached = offset + entry.stored
-        entries[entry.header] = Entry(
-            str(entry.name, "utf-8"),
+        records[entry.header] = Record(
+            file,
             offset,
-            entry.stored,
             entry.size,
-            None if entry.crc == 0 and entry.size else entry.crc,
+            entry.stored,
+            "little",
+            None if entry.crc == 0 and entry.size else entry.crc,  # the writer computed none
             entry.method == 8,
+            str(entry.name, "utf-8"),
             confirm,
         )
         last = entry
     if end - reached > 24:
         raise _bad("gap", f"{end - reached:,} bytes before the directory belong to no record")
     _check_descriptor(file.read(reached, end - reached), last, b"the directory")
-    return entries
+    return records
 
 
 def _located(file: Readable, entry: _Central, reached: int, last: _Central | None, end: int) -> int:
