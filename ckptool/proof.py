@@ -18,6 +18,7 @@ from ckptool.errors import CkptError, FormatError, VerificationError, listed, qu
 from ckptool.files import Block, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
+from ckptool.provenance import source_files
 from ckptool.reading import open_file, read
 from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk, spec_of
 from ckptool.threads import for_each
@@ -78,6 +79,8 @@ def prove(
         return cost
 
     costs_found = for_each(compare, sizes, pool)
+    for file in source_files(written):
+        file.check_unchanged()
     measured = {
         key: cost for (key, _, _), cost in zip(pairs, costs_found, strict=True) if cost is not None
     }
@@ -149,20 +152,19 @@ def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[
 
 
 def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
-    """Compare what was written with what was to be; with the same CRC it need not be computed."""
-    same_crc = _crc(found) is not None and _crc(found) == _crc(wanted)
-    extent = found.extent() if same_crc else None
-    ours = wanted.chunks(_BLOCK)
-    theirs = (
-        found.chunks(_BLOCK)
-        if extent is None
-        else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
-    )
+    """Compare what was written with what was to be, where it has a CRC by that, too."""
+    extent = found.extent() if _has_no_crc_of_its_own(found, wanted) else None
     blocks: Iterable[tuple[Block, Block]]
-    if wanted.nbytes <= _SMALL:  # there may be very many of them: each in one piece
-        blocks = [(b"".join(ours), b"".join(theirs))]
+    if extent is not None and extent.nbytes <= _SMALL:  # there may be very many of them
+        blocks = [(wanted.tobytes(), extent.file.read(extent.offset, extent.nbytes))]
     else:
-        blocks = zip(rechunk(ours, _BLOCK), rechunk(theirs, _BLOCK), strict=True)
+        chunks = (
+            found.chunks(_BLOCK)
+            if extent is None
+            else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
+        )
+        ours, theirs = rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(chunks, _BLOCK)
+        blocks = zip(ours, theirs, strict=True)
     for number, (one, other) in enumerate(blocks):
         if not _same(one, other):
             raise VerificationError(
@@ -182,6 +184,14 @@ def _bytes(block: Block) -> bytes:
         return block
     whole = block.obj
     return whole if isinstance(whole, bytes) and len(whole) == block.nbytes else block.tobytes()
+
+
+def _has_no_crc_of_its_own(found: LazyTensor, wanted: LazyTensor) -> bool:
+    """Whether what was written has no CRC, or the source's, which need not be computed twice."""
+    if isinstance(found.source, View) and found.source.record.crc is None:
+        return True
+    crc = _crc(found)
+    return crc is not None and crc == _crc(wanted)
 
 
 def _crc(tensor: LazyTensor) -> int | None:

@@ -62,7 +62,8 @@ def _header(payload: Payload, offsets: Mapping[str, int], provenance: str | None
                 code="unsupported.key",
             )
         shape = ",".join(map(str, tensor.shape))
-        place = f"{offsets[key]},{offsets[key] + tensor.nbytes}"
+        start = offsets[key]
+        place = f"{start},{start + tensor.nbytes}"
         code = _code(key, tensor)
         value = f'{{"dtype":"{code}","shape":[{shape}],"data_offsets":[{place}]}}'
         items.append(_text(key) + b":" + value.encode("ascii"))
