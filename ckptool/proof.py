@@ -64,12 +64,7 @@ def prove(
     _compare_metadata(path, written, metadata)
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
-    # The same bytes under another key are compared once.
-    once: dict[object, tuple[str, LazyTensor, LazyTensor]] = {}
-    both = zip(planned.tensors.items(), written.weights.tensors.values(), strict=True)
-    for (key, wanted), found in both:
-        once.setdefault((found.source, wanted), (key, found, wanted))
-    pairs = list(once.values())
+    pairs = _pairs(written.weights, planned)
     sizes = [wanted.nbytes for _, _, wanted in pairs]
 
     def compare(number: int) -> Mapping[str, float] | None:
@@ -85,6 +80,15 @@ def prove(
         key: cost for (key, _, _), cost in zip(pairs, costs_found, strict=True) if cost is not None
     }
     return Proof(written.weights, measured)
+
+
+def _pairs(written: WeightSet, planned: WeightSet) -> list[tuple[str, LazyTensor, LazyTensor]]:
+    """What is to be compared, found and wanted; the same bytes under another key only once."""
+    pairs: dict[object, tuple[str, LazyTensor, LazyTensor]] = {}
+    both = zip(planned.tensors.items(), written.tensors.values(), strict=True)
+    for (key, wanted), found in both:
+        pairs.setdefault((found.source, wanted), (key, found, wanted))
+    return list(pairs.values())
 
 
 def _compare_keys(written: Checkpoint, planned: WeightSet) -> None:

@@ -52,6 +52,7 @@ def read(file: Readable) -> Contents:
     header = parse_json(file.read(8, length), "safetensors.header")
     metadata = _metadata(header.pop("__metadata__", {}))
     entries = {name: _entry(name, fields) for name, fields in header.items()}
+    del header  # it takes more memory than what is made of it
     _check_coverage(entries, file.size - 8 - length)
     values = {
         name: _tensor(file, 8 + length + start, end - start, code, shape, name)
