@@ -8,7 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ckptool.files import MemoryFile
@@ -142,7 +142,7 @@ def sparse_zip(megabytes: int, tensors: int = 2000) -> Path:
         zeros = Record(MemoryFile(b"", "zeros"), 0, size, size, crc=crc)
         spec = TensorSpec("float32", (size // 4,))
         state = {
-            f"blocks.{n}.weight": LazyTensor(spec, View(replace(zeros, offset=n), 0, (1,)))
+            f"blocks.{n}.weight": LazyTensor(spec, View(zeros._replace(offset=n), 0, (1,)))
             for n in range(tensors)
         }
         written(path, state, Holes)

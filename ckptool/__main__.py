@@ -9,7 +9,8 @@ from ckptool.interrupts import STOPPED, ignore, watch
 
 def run() -> None:
     """Run the command line, and end the process with its exit code."""
-    gc.set_threshold(100_000, 50, 1000)  # looking for cycles took a quarter of the time
+    # Looking for cycles took a quarter of the time; a command makes hardly any.
+    gc.set_threshold(10_000_000, 50, 1000)
     code = STOPPED
     try:
         try:

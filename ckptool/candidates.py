@@ -148,7 +148,7 @@ def _survey(tree: Tree, budget: Budget) -> _Survey:
         found.entries += 1
         if key in _OPTIMIZER:
             optimizer.add(key)
-        if isinstance(value, LazyTensor | Refused):
+        if isinstance(value, (LazyTensor, Refused)):
             if key in found.tensors or key in found.refused:
                 found.twice = key
             if isinstance(value, LazyTensor):

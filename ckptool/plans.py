@@ -75,9 +75,7 @@ def signature(weights: WeightSet) -> str:
 
     The order does not count because safetensors does not keep it.
     """
-    lines = sorted(
-        f"{key!r} {tensor.dtype} {tensor.shape}" for key, tensor in weights.tensors.items()
-    )
+    lines = sorted(f"{key!r} {spec.dtype} {spec.shape}" for key, spec in weights.specs.items())
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
-from ckptool.files import BLOCK, names_in
+from ckptool.files import BLOCK, Block, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
+from ckptool.provenance import source_files
 from ckptool.reading import open_file, read
-from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk
+from ckptool.tensors import LazyTensor, TensorSpec, View, rechunk, spec_of
 from ckptool.threads import for_each
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+_SMALL = 1 << 16  # bytes of a tensor that is compared in one piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +63,31 @@ def prove(
     _compare_metadata(path, written, metadata)
     if safetensors.NAME in written.contents.format:
         _open_with_library(path, planned.specs)
-    # The same bytes under another key are compared once.
-    pairs: dict[object, str] = {}
-    for key, wanted in planned.tensors.items():
-        pairs.setdefault((written[key].source, wanted), key)
-    keys = list(pairs.values())
+    pairs = _pairs(written.weights, planned)
+    sizes = [wanted.nbytes for _, _, wanted in pairs]
 
     def compare(number: int) -> Mapping[str, float] | None:
-        key = keys[number]
-        cost = _compare_values(key, written[key], planned.tensors[key])
+        cost = _compare_values(*pairs[number])
         if progress is not None:
-            progress(written[key].nbytes)
+            progress(sizes[number])
         return cost
 
-    found = for_each(compare, [planned.tensors[key].nbytes for key in keys], pool)
-    measured = {key: cost for key, cost in zip(keys, found, strict=True) if cost is not None}
+    costs_found = for_each(compare, sizes, pool)
+    for file in source_files(written):
+        file.check_unchanged()
+    measured = {
+        key: cost for (key, _, _), cost in zip(pairs, costs_found, strict=True) if cost is not None
+    }
     return Proof(written.weights, measured)
+
+
+def _pairs(written: WeightSet, planned: WeightSet) -> list[tuple[str, LazyTensor, LazyTensor]]:
+    """What is to be compared, found and wanted; the same bytes under another key only once."""
+    pairs: dict[object, tuple[str, LazyTensor, LazyTensor]] = {}
+    both = zip(planned.tensors.items(), written.tensors.values(), strict=True)
+    for (key, wanted), found in both:
+        pairs.setdefault((found.source, wanted), (key, found, wanted))
+    return list(pairs.values())
 
 
 def _compare_keys(written: Checkpoint, planned: WeightSet) -> None:
@@ -86,8 +98,9 @@ def _compare_keys(written: Checkpoint, planned: WeightSet) -> None:
             f"the written file has other keys: {listed([*missing, *foreign]) or 'in other order'}",
             code="verification.keys",
         )
-    for key, wanted in planned.tensors.items():
-        found = written[key]
+    for (key, wanted), found in zip(
+        planned.tensors.items(), written.weights.tensors.values(), strict=True
+    ):
         if found.spec != wanted.spec:
             raise VerificationError(
                 f"{quoted(key)}: found {found.dtype} {found.shape}, "
@@ -142,15 +155,19 @@ def _compare_values(key: str, found: LazyTensor, wanted: LazyTensor) -> Mapping[
 
 
 def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
-    """Compare what was written with what was to be; with the same CRC it need not be computed."""
-    same_crc = _crc(found) is not None and _crc(found) == _crc(wanted)
-    extent = found.extent() if same_crc else None
-    chunks = (
-        found.chunks(BLOCK)
-        if extent is None
-        else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, BLOCK))
-    )
-    blocks = zip(rechunk(wanted.chunks(BLOCK), BLOCK), rechunk(chunks, BLOCK), strict=True)
+    """Compare what was written with what was to be, where it has a CRC by that, too."""
+    extent = found.extent() if _has_no_crc_of_its_own(found, wanted) else None
+    blocks: Iterable[tuple[Block, Block]]
+    if extent is not None and extent.nbytes <= _SMALL:  # there may be very many of them
+        blocks = [(wanted.tobytes(), extent.file.read(extent.offset, extent.nbytes))]
+    else:
+        chunks = (
+            found.chunks(BLOCK)
+            if extent is None
+            else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, BLOCK))
+        )
+        ours, theirs = rechunk(wanted.chunks(BLOCK), BLOCK), rechunk(chunks, BLOCK)
+        blocks = zip(ours, theirs, strict=True)
     for number, (one, other) in enumerate(blocks):
         if not _same(one, other):
             raise VerificationError(
@@ -160,21 +177,30 @@ def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
             )
 
 
-def _same(one: memoryview, other: memoryview) -> bool:
+def _same(one: Block, other: Block) -> bool:
     """Whether two blocks are equal; memory views are compared element by element, bytes are not."""
     return _bytes(one) == _bytes(other)
 
 
-def _bytes(block: memoryview) -> bytes:
+def _bytes(block: Block) -> bytes:
+    if isinstance(block, bytes):
+        return block
     whole = block.obj
     return whole if isinstance(whole, bytes) and len(whole) == block.nbytes else block.tobytes()
 
 
+def _has_no_crc_of_its_own(found: LazyTensor, wanted: LazyTensor) -> bool:
+    """Whether what was written has no CRC, or the source's, which need not be computed twice."""
+    if isinstance(found.source, View) and found.source.record.crc is None:
+        return True
+    crc = _crc(found)
+    return crc is not None and crc == _crc(wanted)
+
+
 def _crc(tensor: LazyTensor) -> int | None:
     """The stored CRC-32 of exactly a tensor's data, if there is one."""
-    source = tensor.source
-    whole = isinstance(source, View) and source.record.nbytes == tensor.nbytes
-    return source.record.crc if whole and isinstance(source, View) else None
+    record = tensor.source.record if isinstance(tensor.source, View) else None
+    return record.crc if record is not None and record.nbytes == tensor.nbytes else None
 
 
 def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
@@ -188,7 +214,7 @@ def _open_with_library(path: str, wanted: Mapping[str, TensorSpec]) -> None:
                 for key in file.keys():  # noqa: SIM118
                     tensor = file.get_slice(key)
                     dtype = BY_SAFETENSORS[tensor.get_dtype()].name
-                    found[key] = TensorSpec(dtype, tuple(tensor.get_shape()))
+                    found[key] = spec_of(dtype, tuple(tensor.get_shape()))
     except (SafetensorError, OSError, KeyError) as error:
         raise VerificationError(
             f"the safetensors library does not open the written file: {error}",

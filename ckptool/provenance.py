@@ -109,8 +109,9 @@ def provenance(
     """
     files = source_files(checkpoint)
     value: dict[str, Any] = {"version": VERSION, "source": {}, "plan": plan.to_json()}
-    if weights.aliases:
-        value["aliases"] = weights.aliases
+    aliases = weights.aliases
+    if aliases:
+        value["aliases"] = aliases
     earlier = _earlier(checkpoint.contents.metadata)
     if earlier:
         value["earlier"] = earlier

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ckptool.errors import FormatError, quoted
 from ckptool.files import AGAIN, BLOCK, Block, Readable
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A storage: one run of bytes in a file.
 
     `offset` is where the bytes start in the file, `stored` how many there are; `nbytes` is the
@@ -28,7 +27,7 @@ class Record:
     crc: int | None = None
     deflated: bool = False
     name: str = ""
-    confirm: Callable[[], None] | None = field(default=None, compare=False, repr=False)
+    confirm: Callable[[], None] | None = None
 
     def __hash__(self) -> int:
         """What tells records apart, empty ones too: to hash all of it takes longer."""

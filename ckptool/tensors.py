@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ckptool.dtypes import DTYPES, numpy_dtype
 from ckptool.errors import UnsupportedError
@@ -45,8 +45,13 @@ class TensorSpec:
         return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+@lru_cache(1 << 10)  # most specs of a network are there many times
+def spec_of(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
+    """The spec of a possible shape, the same one for equal shapes."""
+    return TensorSpec(dtype, shape)
+
+
+class Extent(NamedTuple):
     """A run of bytes in a file that is exactly a tensor's data."""
 
     file: Readable
@@ -150,8 +155,7 @@ class LazyTensor:
 _WORDS = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}  # numpy's name for raw elements, by size
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A strided window on a storage; `offset` and `stride` count elements."""
 
     record: Record
@@ -162,20 +166,24 @@ class View:
 
     def __hash__(self) -> int:
         """Where it begins, and its strides: a file could have any number at one place."""
-        return hash((self.record, self.offset, self.stride))
+        record = self.record
+        return hash((record.file, record.offset, record.name, self.offset, self.stride))
 
     def chunks(self, spec: TensorSpec, step: int) -> Iterator[memoryview]:
         """The window's data, gathered where it is not contiguous."""
-        if not spec.numel:
+        nbytes = spec.nbytes
+        if not nbytes:
             return
         record = self.record
-        _refuse_expansion(spec, record)
-        if spec.nbytes == record.nbytes and self._is_plain(spec):
-            yield from (memoryview(block) for block in record.blocks(step))
-        elif self._is_plain(spec) and not record.deflated:
+        _refuse_expansion(spec, nbytes, record)
+        plain = self._is_plain(spec)
+        if plain and nbytes == record.nbytes:
+            for block in record.blocks(step):
+                yield memoryview(block)
+        elif plain and not record.deflated:
             record.check()
             start = record.offset + self.offset * DTYPES[spec.dtype].itemsize
-            for block in record.file.blocks(start, spec.nbytes, step):
+            for block in record.file.blocks(start, nbytes, step):
                 yield memoryview(block)
         else:
             yield from self._gathered(spec, step)
@@ -301,11 +309,13 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 def is_possible(shape: tuple[int, ...]) -> bool:
     """Whether a tensor may have the shape: not too many axes, nor elements, empty axes aside."""
     in_range = len(shape) <= MOST_AXES and min(shape, default=0) >= 0
-    return in_range and math.prod(filter(None, shape)) < MOST_ELEMENTS
+    return in_range and (math.prod(shape) or math.prod(filter(None, shape))) < MOST_ELEMENTS
 
 
 def is_contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     """Whether the elements lie row-major without a gap; strides of axes of length 1 are free."""
+    if stride == contiguous_strides(shape):
+        return True
     step = 1
     for size, found in zip(reversed(shape), reversed(stride), strict=True):
         if size == 0:
@@ -337,9 +347,9 @@ def rechunk(chunks: Iterator[memoryview], size: int) -> Iterator[memoryview]:
         yield memoryview(rest)
 
 
-def _refuse_expansion(spec: TensorSpec, record: Record) -> None:
+def _refuse_expansion(spec: TensorSpec, nbytes: int, record: Record) -> None:
     """Stride 0 or deflation let a small file declare any size; none out of proportion is made."""
-    needed = max(spec.nbytes, record.nbytes if record.deflated else 0)
+    needed = max(nbytes, record.nbytes) if record.deflated else nbytes
     if needed > 4 * record.file.size + (64 << 20):
         raise UnsupportedError(
             f"shape {spec.shape} expands {record.stored:,} stored bytes to {needed:,}; "

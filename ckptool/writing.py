@@ -155,6 +155,8 @@ def _fits(target: Target | None, proof: Proof) -> bool | None:
 
 
 def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int], None]:
+    if progress is None:
+        return lambda nbytes: None
     done = 0
     lock = Lock()  # several threads report
 
@@ -162,7 +164,6 @@ def _counter(phase: str, total: int, progress: Progress | None) -> Callable[[int
         nonlocal done
         with lock:
             done = min(done + nbytes, total)  # tied tensors are counted once or each, as they come
-            if progress is not None:
-                progress(phase, done, total)
+            progress(phase, done, total)
 
     return count

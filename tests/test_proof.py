@@ -294,12 +294,11 @@ def test_what_the_safetensors_library_reads_otherwise_is_named(
     from ckptool import proof
 
     path, output = source(tmp_path), tmp_path / "out.safetensors"
-    real = proof.TensorSpec
 
     def other(dtype: str, shape: tuple[int, ...]) -> TensorSpec:
-        return real(dtype, shape[::-1])
+        return TensorSpec(dtype, shape[::-1])
 
-    monkeypatch.setattr(proof, "TensorSpec", other)
+    monkeypatch.setattr(proof, "spec_of", other)
     with pytest.raises(VerificationError, match="the safetensors library reads other tensors: "):
         ckptool.convert(path, output)
     assert_nothing_left(tmp_path, output, None)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from ckptool.errors import quoted
-from ckptool.files import BLOCK, Readable
+from ckptool.files import BLOCK, ByteFile, Readable
 from ckptool.formats.target import (
     refuse_existing,
     refuse_target,
@@ -66,7 +66,7 @@ class Output:
 
         Raises: FormatError if the source ends before, OSError if the system refuses.
         """
-        descriptor = getattr(source, "fileno", lambda: -1)()
+        descriptor = source.fileno() if isinstance(source, ByteFile) else -1
         while length and descriptor >= 0:
             try:
                 count = os.copy_file_range(descriptor, self.descriptor, length, offset, at)

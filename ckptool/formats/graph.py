@@ -110,17 +110,16 @@ def value_of(node: object, storages: Storages) -> Value:
     Raises: FormatError for a tensor that says something impossible about its storage.
     """
     for _ in range(8):
-        if called(node) != "torch.jit._pickle.restore_type_tag":
+        if type(node) is not Call or called(node) != "torch.jit._pickle.restore_type_tag":
             break
         node = arguments(node)[0] if arguments(node) else None
-    kind = type(node)
-    if kind is Call or kind is PersistentId:
+    if type(node) is Call or type(node) is PersistentId:
         tensor = rebuild(node, storages)
         if tensor is not None:
             return tensor
         if type(node) is Call and is_array(node):
             return array_of(node, storages)
-    elif kind in _PLAIN:
+    elif type(node) in _PLAIN:
         return node  # type: ignore[return-value]
     return NodeTree(node, storages)
 

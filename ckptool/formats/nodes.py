@@ -116,10 +116,11 @@ def arguments(node: object) -> tuple[object, ...]:
 
 def integers(value: object) -> tuple[int, ...] | None:
     """A tuple or list of integers, `torch.Size` and TorchScript's lists of them among them."""
-    for _ in range(3):
-        if type(value) is Call and called(value) in _WRAPPED:
-            inner = arguments(value)
-            value = inner[0] if len(inner) == 1 else None
+    if type(value) is Call:
+        for _ in range(3):
+            if called(value) in _WRAPPED:
+                inner = arguments(value)
+                value = inner[0] if len(inner) == 1 else None
     if type(value) is ListNode:
         value = tuple(value.items or ())
     if type(value) is not tuple or not set(map(type, value)) <= _INTEGER:

@@ -18,7 +18,7 @@ from ckptool.files import Readable
 from ckptool.formats.flat import FlatTree
 from ckptool.formats.foreign import not_torch
 from ckptool.formats.numpy_nodes import element_type
-from ckptool.formats.zip_dir import Entry, read_directory
+from ckptool.formats.zip_dir import read_directory
 from ckptool.records import Record
 from ckptool.tensors import LazyTensor, TensorSpec, View, contiguous_strides, is_possible
 
@@ -45,21 +45,21 @@ def read(file: Readable) -> Contents:
 
     Raises: FormatError, NotACheckpointError for an archive with other files in it.
     """
-    entries = read_directory(file, rooted=False)
-    if not all(name.endswith(_SUFFIX) for name in entries):
-        raise not_torch(list(entries))
+    records = read_directory(file, rooted=False)
+    if not all(name.endswith(_SUFFIX) for name in records):
+        raise not_torch(list(records))
     values: dict[str, Value] = {}
-    for name, entry in entries.items():
+    for name, record in records.items():
         key = name.removesuffix(_SUFFIX)
         try:
-            values[key] = _array(file, entry)
+            values[key] = _array(record)
         except FormatError as error:
             raise error.located(quoted(key)) from None
     return Contents(NAME, FlatTree(values))
 
 
-def _array(file: Readable, entry: Entry) -> LazyTensor | Refused:
-    start = _start(file, entry)
+def _array(record: Record) -> LazyTensor | Refused:
+    start = _start(record)
     size = _LENGTH_SIZES.get(start[6]) if start[:6] == _MAGIC and len(start) > 12 else None
     if size is None:
         raise _bad("is no array: it does not start as one")
@@ -76,27 +76,24 @@ def _array(file: Readable, entry: Entry) -> LazyTensor | Refused:
     if not is_possible(shape):
         raise _bad(f"has the shape {shape}")
     wanted = math.prod(shape) * itemsize
-    if entry.size - offset != wanted or offset % itemsize:
+    if record.nbytes - offset != wanted or offset % itemsize:
         raise _bad(
-            f"has {entry.size - offset:,} bytes behind its header, shape {shape} and dtype {dtype} "
-            f"want {wanted:,}"
+            f"has {record.nbytes - offset:,} bytes behind its header, shape {shape} and dtype "
+            f"{dtype} want {wanted:,}"
         )
-    record = Record(
-        *(file, entry.offset, entry.size, entry.stored, byteorder),
-        *(entry.crc, entry.deflated, entry.name),
-    )
+    record = record._replace(byteorder=byteorder, confirm=None)  # `_start` has asked it
     strides = contiguous_strides(shape)
     if match["fortran"] == "True":
         strides = contiguous_strides(shape[::-1])[::-1]
     return LazyTensor(TensorSpec(dtype, shape), View(record, offset // itemsize, strides))
 
 
-def _start(file: Readable, entry: Entry) -> bytes:
-    """The first bytes of an entry, inflated."""
-    if entry.confirm is not None:
-        entry.confirm()
-    stored = file.read(entry.offset, min(entry.stored, _LARGEST_HEADER))
-    if not entry.deflated:
+def _start(record: Record) -> bytes:
+    """The first bytes of a record, inflated."""
+    if record.confirm is not None:
+        record.confirm()
+    stored = record.file.read(record.offset, min(record.stored, _LARGEST_HEADER))
+    if not record.deflated:
         return stored
     try:
         return zlib.decompressobj(-15).decompress(stored, _LARGEST_HEADER)

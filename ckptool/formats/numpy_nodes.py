@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 
 from ckptool.checkpoint import Refused
 from ckptool.dtypes import DTYPES, find
@@ -58,7 +57,7 @@ def array_of(node: Call, storages: Storages) -> LazyTensor | Refused:
         raise _bad(f"an array of shape {shape} and dtype {spec} has {record.nbytes:,} bytes")
     strides = contiguous_strides(shape[::-1])[::-1] if fortran else contiguous_strides(shape)
     if byteorder == "big":
-        record = replace(record, byteorder="big")
+        record = record._replace(byteorder="big")
     return LazyTensor(TensorSpec(spec, shape), View(record, 0, strides))
 
 

@@ -94,16 +94,7 @@ def _run(data: bytes, i: int) -> Pickle:
         op = data[i]
         i += 1
         # The order is by frequency in checkpoints, not by number.
-        if op == 0x71:  # BINPUT
-            index = data[i]
-            i += 1
-            if len(stack) == floor:
-                raise underflow(i)
-            if index == len(memo):
-                memo.append(stack[-1])
-            else:
-                memoise(memo, index, stack[-1], i)
-        elif op == 0x72:  # LONG_BINPUT
+        if op == 0x72:  # LONG_BINPUT
             index = _uint32(data, i)[0]
             i += 4
             if len(stack) == floor:
@@ -112,40 +103,27 @@ def _run(data: bytes, i: int) -> Pickle:
                 memo.append(stack[-1])
             else:
                 memoise(memo, index, stack[-1], i)
-        elif op == 0x94:  # MEMOIZE
-            if len(stack) == floor:
-                raise underflow(i)
-            memo.append(stack[-1])
         elif op == 0x68:  # BINGET
             stack.append(recall(memo, data[i], i))
             i += 1
-        elif op == 0x6A:  # LONG_BINGET
-            stack.append(recall(memo, _uint32(data, i)[0], i))
-            i += 4
         elif op == 0x4B:  # BININT1
             stack.append(data[i])
             i += 1
         elif op == 0x28:  # MARK
             floor = len(stack)
             marks.append(floor)
-        elif op == 0x74:  # TUPLE
-            if not marks:
-                raise no_mark(i)
-            stack[floor:] = [tuple(stack[floor:])]
-            marks.pop()
-            floor = marks[-1] if marks else 0
         elif op == 0x58:  # BINUNICODE
             end = i + 4 + _uint32(data, i)[0]
             if end > size:
                 raise IndexError
             stack.append(str(data[i + 4 : end], "utf-8", "surrogatepass"))
             i = end
-        elif op == 0x8C:  # SHORT_BINUNICODE
-            end = i + 1 + data[i]
-            if end > size:
-                raise IndexError
-            stack.append(str(data[i + 1 : end], "utf-8", "surrogatepass"))
-            i = end
+        elif op == 0x74:  # TUPLE
+            if not marks:
+                raise no_mark(i)
+            stack[floor:] = [tuple(stack[floor:])]
+            marks.pop()
+            floor = marks[-1] if marks else 0
         elif op == 0x85:  # TUPLE1
             if len(stack) - floor < 1:
                 raise underflow(i)
@@ -166,6 +144,28 @@ def _run(data: bytes, i: int) -> Pickle:
             stack.append(False)
         elif op == 0x29:  # EMPTY_TUPLE
             stack.append(())
+        elif op == 0x71:  # BINPUT
+            index = data[i]
+            i += 1
+            if len(stack) == floor:
+                raise underflow(i)
+            if index == len(memo):
+                memo.append(stack[-1])
+            else:
+                memoise(memo, index, stack[-1], i)
+        elif op == 0x94:  # MEMOIZE
+            if len(stack) == floor:
+                raise underflow(i)
+            memo.append(stack[-1])
+        elif op == 0x6A:  # LONG_BINGET
+            stack.append(recall(memo, _uint32(data, i)[0], i))
+            i += 4
+        elif op == 0x8C:  # SHORT_BINUNICODE
+            end = i + 1 + data[i]
+            if end > size:
+                raise IndexError
+            stack.append(str(data[i + 1 : end], "utf-8", "surrogatepass"))
+            i = end
         elif op == 0x4D:  # BININT2
             stack.append(_uint16(data, i)[0])
             i += 2

@@ -26,7 +26,7 @@ from ckptool.formats.nodes import (
     text,
 )
 from ckptool.records import Record
-from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, is_possible
+from ckptool.tensors import MOST_AXES, LazyTensor, View, is_possible, spec_of
 
 _LARGEST = 1 << 56  # elements; a size, stride or offset beyond it is a lie
 
@@ -78,26 +78,24 @@ class Storages:
     `record` gives the storage of a key whose size in bytes the pickle declares; `value` a bytes
     value of the stream as a record of its own; `nested` the storage inside such a value
     (`torch.storage._load_from_bytes`). `tensors` are those that a tar file refers to by number.
-    `rebuilt` remembers what was made of a node, so that who walks twice rebuilds once; it holds
-    the node as well, whose id is then no other's.
+    `rebuilt` remembers what was made of a node, so that who walks twice rebuilds once.
     """
 
     record: Callable[[str, int], Record]
     value: Callable[[object], Record | None]
     nested: Callable[[object], tuple[Record, DType | None] | None]
     tensors: Mapping[str, LazyTensor | Refused] = field(default_factory=dict)
-    rebuilt: dict[int, tuple[object, LazyTensor | Refused | None]] = field(default_factory=dict)
+    rebuilt: dict[Call | PersistentId, LazyTensor | Refused | None] = field(default_factory=dict)
 
 
-def rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
+def rebuild(node: Call | PersistentId, storages: Storages) -> LazyTensor | Refused | None:
     """The tensor that a call would rebuild, None if it is not such a call.
 
     Raises: FormatError for a tensor that says something impossible about its storage.
     """
-    known = storages.rebuilt.get(id(node))
-    if known is None:
-        known = storages.rebuilt[id(node)] = node, _rebuild(node, storages)
-    return known[1]
+    if node not in storages.rebuilt:
+        storages.rebuilt[node] = _rebuild(node, storages)
+    return storages.rebuilt[node]
 
 
 def _rebuild(node: object, storages: Storages) -> LazyTensor | Refused | None:
@@ -186,14 +184,14 @@ def view_on(
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
     last = offset + shift + sum(map(operator.mul, shape, strides)) - sum(strides)
-    if 0 not in shape and (last + 1) * dtype.itemsize > record.nbytes:
+    if (last + 1) * dtype.itemsize > record.nbytes and 0 not in shape:
         raise _bad(
             "bounds",
             f"a tensor of shape {shape} reaches element {last:,} of storage "
             f"{quoted(record.name)}, which has {record.nbytes // dtype.itemsize:,}",
         )
     source = View(record, offset + shift, strides, conj, negative)
-    return LazyTensor(TensorSpec(dtype.name, shape), source)
+    return LazyTensor(spec_of(dtype.name, shape), source)
 
 
 def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, int] | Refused:
@@ -201,13 +199,14 @@ def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, 
 
     Raises: FormatError unless it is exactly what torch writes for a storage.
     """
-    name, args = called(node), arguments(node)
-    if name == "torch.storage._load_from_bytes" and len(args) == 1:
-        stored = storages.nested(args[0])
-        if stored is not None:
-            return *stored, 0
-    if name in ("torch.storage.TypedStorage", "torch.storage._TypedStorage"):
-        return Refused("storage", "it is a storage object of its own, not a reference to one")
+    if type(node) is Call:
+        name, args = called(node), arguments(node)
+        if name == "torch.storage._load_from_bytes" and len(args) == 1:
+            stored = storages.nested(args[0])
+            if stored is not None:
+                return *stored, 0
+        if name in ("torch.storage.TypedStorage", "torch.storage._TypedStorage"):
+            return Refused("storage", "it is a storage object of its own, not a reference to one")
     key, dtype, numel, shift = storage_reference(node)
     if text(node.id[3]) == "meta":  # type: ignore[attr-defined]
         return Refused("meta", "the file holds no data for it")

@@ -19,11 +19,15 @@ from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable, cut_short
 from ckptool.formats.flat import FlatTree
 from ckptool.records import Record
-from ckptool.tensors import MOST_AXES, LazyTensor, TensorSpec, View, contiguous_strides, is_possible
+from ckptool.tensors import MOST_AXES, LazyTensor, View, contiguous_strides, is_possible, spec_of
 
 NAME = "safetensors"
 LARGEST_HEADER = 100_000_000
+_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed types, which are listed but not read
+_INTEGER = {int}  # not bool
+_FIELDS = {"dtype", "shape", "data_offsets"}
+_ODD = b"0" * 20  # in a text whose digits are all zeros: a number of as many digits, or more
 
 
 def sniff(head: bytes, file: Readable) -> bool:
@@ -48,6 +52,7 @@ def read(file: Readable) -> Contents:
     header = parse_json(file.read(8, length), "safetensors.header")
     metadata = _metadata(header.pop("__metadata__", {}))
     entries = {name: _entry(name, fields) for name, fields in header.items()}
+    del header  # it takes more memory than what is made of it
     _check_coverage(entries, file.size - 8 - length)
     values = {
         name: _tensor(file, 8 + length + start, end - start, code, shape, name)
@@ -76,13 +81,15 @@ def parse_json(data: bytes, code: str, fractions: bool = False) -> dict[str, Any
     def integer(text: str) -> int:
         return int(text) if len(text) <= 20 and text != "-0" else refuse(text)
 
+    # Each integer is looked at only where there may be an odd one; it may also be a name's.
+    odd = b"-0" in data or _ODD in data.translate(_AS_ZERO)
     try:
         value = json.loads(
             str(data, "utf-8"),
             object_pairs_hook=unique,
             parse_float=float if fractions else refuse,
             parse_constant=refuse,
-            parse_int=integer,
+            parse_int=integer if odd else int,
         )
     except (ValueError, RecursionError):
         raise FormatError("the header is not valid JSON in UTF-8", code=code) from None
@@ -110,13 +117,19 @@ def _is_text(value: object) -> bool:
     return True
 
 
+def _are_natural(numbers: object) -> bool:
+    """Whether a value is a list of integers of which none is negative."""
+    if type(numbers) is not list or not set(map(type, numbers)) <= _INTEGER:
+        return False
+    return not numbers or min(numbers) >= 0
+
+
 def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     """Type code, shape, start and end of a tensor."""
-    if type(fields) is not dict or fields.keys() != {"dtype", "shape", "data_offsets"}:
+    if type(fields) is not dict or fields.keys() != _FIELDS:
         raise _bad("entry", f"{quoted(name)} has not exactly dtype, shape and data_offsets")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    numbers = [shape, offsets] if type(shape) is list and type(offsets) is list else [[None]]
-    if any(type(item) is not int or item < 0 for row in numbers for item in row):
+    if not (_are_natural(shape) and _are_natural(offsets)):
         raise _bad("entry", f"{quoted(name)}: a size or an offset is not a natural number")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > MOST_AXES:
         raise _bad("entry", f"{quoted(name)}: found {len(offsets)} offsets, {len(shape)} sizes")
@@ -129,7 +142,7 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     numel = math.prod(sizes)
     if not is_possible(sizes):
         raise _bad("shape", f"{quoted(name)} declares {numel:,} elements: {shape}")
-    bits = _BITS[code] if code in _BITS else BY_SAFETENSORS[code].itemsize * 8
+    bits = BY_SAFETENSORS[code].itemsize * 8 if code in BY_SAFETENSORS else _BITS[code]
     if (offsets[1] - offsets[0]) * 8 != numel * bits:
         raise _bad(
             "size",
@@ -166,7 +179,7 @@ def _tensor(
     if dtype is None:
         return Refused("packed", f"its elements of type {code} are smaller than a byte")
     record = Record(file, offset, nbytes, nbytes, name=name)
-    return LazyTensor(TensorSpec(dtype.name, shape), View(record, 0, contiguous_strides(shape)))
+    return LazyTensor(spec_of(dtype.name, shape), View(record, 0, contiguous_strides(shape)))
 
 
 def _bad(rule: str, what: str) -> FormatError:

@@ -15,6 +15,8 @@ from ckptool.formats.payload import Payload, check_keys, put_tensors
 from ckptool.formats.safetensors import LARGEST_HEADER
 from ckptool.tensors import LazyTensor
 
+_spelled = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def write(output: Output, payload: Payload) -> None:
     """The header in the order of the keys, the data in the order of their alignment.
@@ -60,7 +62,8 @@ def _header(payload: Payload, offsets: Mapping[str, int], provenance: str | None
                 code="unsupported.key",
             )
         shape = ",".join(map(str, tensor.shape))
-        place = f"{offsets[key]},{offsets[key] + tensor.nbytes}"
+        start = offsets[key]
+        place = f"{start},{start + tensor.nbytes}"
         code = _code(key, tensor)
         value = f'{{"dtype":"{code}","shape":[{shape}],"data_offsets":[{place}]}}'
         items.append(_text(key) + b":" + value.encode("ascii"))
@@ -80,7 +83,7 @@ def _item(name: str, value: str) -> bytes:
 
 def _text(value: str) -> bytes:
     """A text as JSON."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return _spelled(value).encode("utf-8")
 
 
 def _code(key: str, tensor: LazyTensor) -> str:

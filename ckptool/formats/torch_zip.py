@@ -18,7 +18,7 @@ from ckptool.formats.legacy_stream import Values, names_of
 from ckptool.formats.nodes import text
 from ckptool.formats.pickle_vm import Pickle, load
 from ckptool.formats.rebuild import Storages
-from ckptool.formats.zip_dir import Entry, read_directory
+from ckptool.formats.zip_dir import read_directory
 from ckptool.records import Record
 
 NAME = "torch-zip"
@@ -45,17 +45,17 @@ def read(file: Readable) -> Contents:
     Raises: FormatError, NotACheckpointError for a zip archive of another kind.
     """
     try:
-        entries = read_directory(file)
+        records = read_directory(file)
     except FormatError as error:
         raise explain_zip(file) or error from None
-    root = next(iter(entries), "").partition("/")[0]
-    members = {name[len(root) + 1 :]: entry for name, entry in entries.items()}
+    root = next(iter(records), "").partition("/")[0]
+    members = {name[len(root) + 1 :]: record for name, record in records.items()}
     if "data.pkl" not in members:
         raise not_torch(list(members))
     script = "constants.pkl" in members
-    byteorder = _byteorder(file, members)
-    _check_version(file, members)
-    data = _content(file, members["data.pkl"], LARGEST_PICKLE)
+    byteorder = _byteorder(members)
+    _check_version(members)
+    data = _content(members["data.pkl"], LARGEST_PICKLE)
     pickle = load(data)
     if pickle.end != len(data):
         raise FormatError(
@@ -64,18 +64,18 @@ def read(file: Readable) -> Contents:
         )
 
     def record(key: str, nbytes: int) -> Record:
-        entry = members.get(f"data/{key}") if _KEY.fullmatch(key) else None
-        if entry is None:
+        found = members.get(f"data/{key}") if _KEY.fullmatch(key) else None
+        if found is None:
             raise FormatError(
                 f"storage {quoted(key)} is not in the archive", code="storage.missing"
             )
-        if entry.size != nbytes:
+        if found.nbytes != nbytes:
             raise FormatError(
-                f"storage {quoted(key)}: found a record of {entry.size:,} bytes, "
+                f"storage {quoted(key)}: found a record of {found.nbytes:,} bytes, "
                 f"the pickle wants {nbytes:,}",
                 code="storage.size",
             )
-        return _record(file, entry, byteorder)
+        return found if byteorder == "little" else found._replace(byteorder=byteorder)
 
     base = None if members["data.pkl"].deflated else members["data.pkl"].offset
     values = Values(file, base, data)
@@ -85,45 +85,31 @@ def read(file: Readable) -> Contents:
         value_of(pickle.root, storages),
         label(names_of([pickle])),
         tuple(_findings(members, pickle, script)),
-        _provenance(file, members),
+        _provenance(members),
     )
 
 
-def _record(file: Readable, entry: Entry, byteorder: str = "little") -> Record:
-    return Record(
-        file,
-        entry.offset,
-        entry.size,
-        entry.stored,
-        byteorder,
-        entry.crc,
-        entry.deflated,
-        entry.name,
-        entry.confirm,
-    )
-
-
-def _content(file: Readable, entry: Entry, largest: int) -> bytes:
+def _content(record: Record, largest: int) -> bytes:
     """A whole record, its CRC checked; FormatError if it is larger than such a record may be."""
-    if entry.deflated and entry.size > _MOST_INFLATION * max(entry.stored, 1 << 10):
+    if record.deflated and record.nbytes > _MOST_INFLATION * max(record.stored, 1 << 10):
         raise FormatError(
-            f"record {quoted(entry.name)} inflates {entry.stored:,} bytes to {entry.size:,}; "
+            f"record {quoted(record.name)} inflates {record.stored:,} bytes to {record.nbytes:,}; "
             "that is out of all proportion",
             code="zip.ratio",
         )
-    if entry.size > largest:
+    if record.nbytes > largest:
         raise FormatError(
-            f"record {quoted(entry.name)} has {entry.size:,} bytes, wanted at most {largest:,}",
+            f"record {quoted(record.name)} has {record.nbytes:,} bytes, wanted at most {largest:,}",
             code="zip.record-size",
         )
-    return b"".join(_record(file, entry).blocks())
+    return b"".join(record.blocks())
 
 
-def _byteorder(file: Readable, members: Mapping[str, Entry]) -> str:
-    entry = members.get("byteorder")
-    if entry is None:
+def _byteorder(members: Mapping[str, Record]) -> str:
+    record = members.get("byteorder")
+    if record is None:
         return "little"
-    found = _content(file, entry, 16)
+    found = _content(record, 16)
     if found not in (b"little", b"big"):
         raise FormatError(
             f"`byteorder` is {quoted(str(found, 'latin-1'))}, wanted `little` or `big`",
@@ -132,17 +118,17 @@ def _byteorder(file: Readable, members: Mapping[str, Entry]) -> str:
     return str(found, "ascii")
 
 
-def _check_version(file: Readable, members: Mapping[str, Entry]) -> None:
+def _check_version(members: Mapping[str, Record]) -> None:
     """Refuse a version that is no number; which number it is changes nothing that is read."""
-    entry = members.get("version") or members.get(".data/version")
-    found = _content(file, entry, 16).strip() if entry else b""
+    record = members.get("version") or members.get(".data/version")
+    found = _content(record, 16).strip() if record else b""
     if not found.isdigit():
         raise FormatError(
             f"`version` is {quoted(str(found, 'latin-1'))}, wanted a number", code="zip.version"
         )
 
 
-def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> list[Finding]:
+def _findings(members: Mapping[str, Record], pickle: Pickle, script: bool) -> list[Finding]:
     findings = []
     used = {
         f"data/{text(node.id[2])}"
@@ -151,7 +137,7 @@ def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> lis
     }
     unused = [name for name in members if name.startswith("data/") and name not in used]
     if unused:
-        nbytes = sum(members[name].size for name in unused)
+        nbytes = sum(members[name].nbytes for name in unused)
         findings.append(
             Finding(
                 "unused-records",
@@ -173,7 +159,7 @@ def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> lis
                 "is not",
             )
         )
-    bare = [name for name, entry in members.items() if entry.crc is None]
+    bare = [name for name, record in members.items() if record.crc is None]
     if bare:
         findings.append(
             Finding("no-checksums", f"{len(bare):,} records have no CRC: damage cannot be seen")
@@ -181,8 +167,8 @@ def _findings(members: Mapping[str, Entry], pickle: Pickle, script: bool) -> lis
     return findings
 
 
-def _provenance(file: Readable, members: Mapping[str, Entry]) -> dict[str, str]:
-    entry = members.get(PROVENANCE)
-    if entry is None:
+def _provenance(members: Mapping[str, Record]) -> dict[str, str]:
+    record = members.get(PROVENANCE)
+    if record is None:
         return {}
-    return {"ckptool": str(_content(file, entry, 1 << 26), "utf-8", "replace")}
+    return {"ckptool": str(_content(record, 1 << 26), "utf-8", "replace")}

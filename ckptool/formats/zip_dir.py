@@ -10,43 +10,29 @@ Source: PKWARE APPNOTE 6.3.10 §4.3; what torch writes, torch 2.15 (`caffe2/seri
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from struct import Struct
 from typing import NamedTuple
 
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
+from ckptool.records import Record
 
 _END = Struct("<4s4H2IH")  # signature, disks, counts, directory size and offset, comment
 _END64 = Struct("<4sQ2H2I4Q")
 _LOCATOR = Struct("<4sIQI")
-_CENTRAL = Struct("<4s6H3I5H2I")
+_CENTRAL = Struct("<4s4x2H4x3I4H6xI")  # without versions, time and attributes
 _LOCAL = Struct("<4s5H3I2H")
+_FIELD = Struct("<2H")  # what an extra field begins with: its id and its length
 _HEADER = b"PK\x03\x04"  # what a local header begins with
+_LATER = bytes(12)  # CRC and sizes in a local header, where they follow the data
 
 _LARGEST_DIRECTORY = 1 << 28
-_DESCRIPTORS = {12: "<3I", 16: "<4x3I", 20: "<I2Q", 24: "<4xI2Q"}
+_DESCRIPTORS = {12: Struct("<3I"), 16: Struct("<4x3I"), 20: Struct("<I2Q"), 24: Struct("<4xI2Q")}
 _ALIGNED = 64  # what torch aligns its records to
 _MAX32 = 0xFFFFFFFF
 _DEFERRED, _UTF8 = 0x008, 0x800  # flag bits: sizes follow the data; the name is UTF-8
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]+(?:/[^/\\\x00-\x1f\x7f]+)*")
-
-
-class Entry(NamedTuple):
-    """A record of the archive: where its bytes are, how many, and their CRC-32.
-
-    `stored` bytes from `offset` in the file; `size` once inflated; `crc` is None where the writer
-    did not compute one.
-    """
-
-    name: str
-    offset: int
-    stored: int
-    size: int
-    crc: int | None
-    deflated: bool
-    confirm: Callable[[], None] | None = None
 
 
 class _Central(NamedTuple):
@@ -65,7 +51,7 @@ class _Central(NamedTuple):
     repeated: bytes
 
 
-def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
+def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Record]:
     """The records by name, in directory order; empty entries for folders are left out.
 
     All names are below one folder, unless `rooted` says that they need not be.
@@ -77,9 +63,9 @@ def read_directory(file: Readable, *, rooted: bool = True) -> dict[str, Entry]:
         raise _bad("size", f"the directory has {size:,} bytes, more than any checkpoint needs")
     central = _central(file.read(start, size), count)
     _check_names(central, rooted)
-    entries = _locate(file, central, start)
-    records = (entries[c.header] for c in central)
-    return {entry.name: entry for entry in records if not entry.name.endswith("/")}
+    found = _locate(file, central, start)
+    records = (found[c.header] for c in central)
+    return {record.name: record for record in records if not record.name.endswith("/")}
 
 
 def _end_record(file: Readable) -> tuple[int, int, int]:
@@ -136,8 +122,8 @@ def _central(directory: bytes, count: int) -> list[_Central]:
         if len(directory) - at < _CENTRAL.size:
             raise _bad("directory", "the directory ends inside an entry")
         fields = _CENTRAL.unpack_from(directory, at)
-        signature, _, _, flags, method, _, _, crc, stored, size = fields[:10]
-        name_size, extra_size, comment, disk, _, _, header = fields[10:]
+        signature, flags, method, crc, stored, size = fields[:6]
+        name_size, extra_size, comment, disk, header = fields[6:]
         repeated = directory[at + 8 : at + 30] if _MAX32 not in (stored, size) else b""
         at += _CENTRAL.size
         name = directory[at : at + name_size]
@@ -152,7 +138,7 @@ def _central(directory: bytes, count: int) -> list[_Central]:
             raise _bad("flags", f"{_shown(name)} has the flag bits {flags:#06x}: encrypted?")
         if method not in (0, 8):
             raise _bad("method", f"{_shown(name)} is compressed by method {method}, wanted 0 or 8")
-        wide = _extra_fields(extra, name).get(1)
+        wide = _extra_fields(extra, name).get(1) if extra else None
         if wide is not None:
             size, stored, header = _widened(wide, (size, stored, header), name)
         if method == 0 and size != stored:
@@ -168,8 +154,7 @@ def _extra_fields(extra: bytes, name: bytes) -> dict[int, bytes]:
     fields = {}
     at = 0
     while at < len(extra):
-        ident = int.from_bytes(extra[at : at + 2], "little")
-        length = int.from_bytes(extra[at + 2 : at + 4], "little")
+        ident, length = _FIELD.unpack_from(extra, at) if at + 4 <= len(extra) else (0, _MAX32)
         value = extra[at + 4 : at + 4 + length]
         at += 4 + length
         if at > len(extra) or ident in fields or ident == 0x7075:
@@ -223,13 +208,13 @@ def _check_names(central: list[_Central], rooted: bool) -> None:
         root = segments[0]
 
 
-def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entry]:
-    """The entries by header offset, each local header read and compared, no byte left over.
+def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Record]:
+    """The records by header offset, each local header read and compared, no byte left over.
 
     Of a file far away the headers are read with the records, one by one, where the directory alone
     tells where the records are: to read them all would be a request for each.
     """
-    entries: dict[int, Entry] = {}
+    records: dict[int, Record] = {}
     ordered = sorted(central, key=lambda entry: entry.header)
     reached = 0  # every byte before it is accounted for, but for the descriptor of `last`
     last: _Central | None = None
@@ -241,20 +226,22 @@ def _locate(file: Readable, central: list[_Central], end: int) -> dict[int, Entr
         else:
             confirm = partial(_confirm, file, entry, (reached, last, end), offset)
         reached = offset + entry.stored
-        entries[entry.header] = Entry(
-            str(entry.name, "utf-8"),
+        records[entry.header] = Record(
+            file,
             offset,
-            entry.stored,
             entry.size,
-            None if entry.crc == 0 and entry.size else entry.crc,
+            entry.stored,
+            "little",
+            None if entry.crc == 0 and entry.size else entry.crc,  # the writer computed none
             entry.method == 8,
+            str(entry.name, "utf-8"),
             confirm,
         )
         last = entry
     if end - reached > 24:
         raise _bad("gap", f"{end - reached:,} bytes before the directory belong to no record")
     _check_descriptor(file.read(reached, end - reached), last, b"the directory")
-    return entries
+    return records
 
 
 def _located(file: Readable, entry: _Central, reached: int, last: _Central | None, end: int) -> int:
@@ -272,7 +259,10 @@ def _located(file: Readable, entry: _Central, reached: int, last: _Central | Non
     if len(block) < length:
         raise _bad("header", f"the local header of {_shown(entry.name)} is cut off")
     head = block[gap:length]
-    known = entry.repeated == head[6:28] and head.endswith(entry.name) and head[:4] == _HEADER
+    said = head[6:28]
+    if said[8:20] == _LATER and entry.flags & _DEFERRED:
+        said = said[:8] + entry.repeated[8:20] + said[20:]
+    known = entry.repeated == said and head.endswith(entry.name) and head[:4] == _HEADER
     extra_size = head[28] + 256 * head[29] if known else _check_local(block[gap:], entry)
     offset = entry.header + _LOCAL.size + len(entry.name) + extra_size
     extra = block[length : length + extra_size]
@@ -340,7 +330,7 @@ def _check_descriptor(block: bytes, entry: _Central | None, following: bytes) ->
     if entry is None or not entry.flags & _DEFERRED or len(block) not in _DESCRIPTORS:
         raise _bad("gap", f"{len(block)} bytes before {_shown(following)} belong to no record")
     marked = len(block) in (16, 24)
-    found = Struct(_DESCRIPTORS[len(block)]).unpack(block)
+    found = _DESCRIPTORS[len(block)].unpack(block)
     if (marked and block[:4] != b"PK\x07\x08") or found != (entry.crc, entry.stored, entry.size):
         raise _bad("mismatch", f"{_shown(entry.name)}: its data descriptor disagrees")
 

@@ -280,7 +280,7 @@ def test_every_record_starts_at_a_multiple_of_64_bytes(tmp_path: Path) -> None:
     path = rewritten(tmp_path, {f"k{n}": torch.ones(n, dtype=torch.uint8) for n in range(150)})
     entries = read_directory(ByteFile(path))
     assert {entry.offset % 64 for entry in entries.values()} == {0}
-    assert all(entry.crc is not None or not entry.size for entry in entries.values())
+    assert all(entry.crc is not None or not entry.nbytes for entry in entries.values())
 
 
 def test_unzip_finds_nothing_wrong(tmp_path: Path) -> None:
@@ -402,11 +402,11 @@ def test_records_and_offsets_beyond_4_gib(sizes: tuple[int, ...], tmp_path: Path
         write(Holes(file.fileno(), str(path)), Payload(tensors))
     entries = read_directory(ByteFile(path))
     stored = {name: entry for name, entry in entries.items() if "/data/" in name}
-    assert [entry.size for entry in stored.values()] == [*sizes, 3]
+    assert [entry.nbytes for entry in stored.values()] == [*sizes, 3]
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             entry = entries[info.filename]
-            assert (info.file_size, info.CRC) == (entry.size, entry.crc)
+            assert (info.file_size, info.CRC) == (entry.nbytes, entry.crc)
             assert entry.offset % 64 == 0
         assert archive.read(f"archive/data/{len(sizes)}") == b"end"
     assert {key: x.shape for key, x in read(path).items()} == {
