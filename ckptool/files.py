@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from ckptool.errors import CkptError, FormatError, quoted
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Block = bytes | memoryview
 BLOCK = 1 << 21  # bytes that are read at once
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _OTHERS = 256  # files that are open besides
 AGAIN = "download or copy the file again"  # the hint for damage
 
@@ -55,9 +56,8 @@ class ByteFile:
         self._descriptor = -1
         self._ahead: Ahead | None = None
         self.path = os.fspath(path)
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            self._descriptor = os.open(self.path, flags)
+            self._descriptor = os.open(self.path, _FLAGS)
         except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from None
         status = os.fstat(self._descriptor)
@@ -135,33 +135,31 @@ class ByteFile:
                 raise _ends_early(offset, have, len(target))
             have += count
 
-    def lease(self) -> bool:
-        """Whether nobody can write to the file from now on, until `release`.
+    @contextmanager
+    def leased(self) -> Iterator[int | None]:
+        """Nobody can write to the file meanwhile; the lease's descriptor, None if there is none.
 
         Not of a file that was read ahead: what is read then is not what is in the file now.
         """
         from ckptool import lease
 
-        return self._ahead is None and lease.take(self._descriptor)
+        own = None
+        if self._ahead is None:
+            with suppress(OSError):  # anew: each has a lease of its own, other threads, too
+                own = os.open(f"/proc/self/fd/{self._descriptor}", _FLAGS)
+        if own is None:
+            yield None
+            return
+        try:
+            yield own if lease.take(own) else None
+        finally:
+            lease.give_back(own)
+            os.close(own)
 
     def is_leasable(self) -> bool:
         """Whether there would be a lease just now."""
-        leased = self.lease()
-        if leased:
-            self.release()
-        return leased
-
-    def is_undisputed(self) -> bool:
-        """Whether the lease is still there, and nobody waits for its end."""
-        from ckptool import lease
-
-        return lease.is_undisputed(self._descriptor)
-
-    def release(self) -> None:
-        """Let others write to the file again."""
-        from ckptool import lease
-
-        lease.give_back(self._descriptor)
+        with self.leased() as lease:
+            return lease is not None
 
     def read_ahead(self) -> Ahead | None:
         """The whole file on its way into memory; None where there is none to be had."""

@@ -21,7 +21,8 @@ def take(descriptor: int) -> bool:
     """Whether nobody can write to the file from now on, until it is closed or given back.
 
     Who asks for that is held up by the kernel, for 45 seconds at most; but for an `open` to read
-    that cuts the file off, which POSIX leaves undefined.
+    that cuts the file off, which POSIX leaves undefined. Whoever has a copy of the descriptor, as
+    a process that was forked, has the same lease.
     """
     if sys.platform != "linux":
         return False
@@ -41,9 +42,13 @@ def is_undisputed(descriptor: int) -> bool:
     return fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK
 
 
-def give_back(descriptor: int) -> None:
-    """Let those who wait go on."""
-    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+def give_back(descriptor: int) -> bool:
+    """Let those who wait go on; whether none of them had gone on before."""
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:  # there is no lease any more, or never was
+        return False
+    return True
 
 
 def _file_system(descriptor: int) -> int:

@@ -6,24 +6,28 @@ are read once before, every checksum with them, and cannot be written to until a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from threading import Thread
 from typing import TYPE_CHECKING
 
-from ckptool.errors import CkptError
+from ckptool import lease
+from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile
 from ckptool.records import Record
 from ckptool.strict import has_own_rules, is_plain
 from ckptool.tensors import LazyTensor, View
-from ckptool.threads import for_each, workers
+from ckptool.threads import for_each, undivided, workers
 
 if TYPE_CHECKING:
+    from threading import Lock
+
     import torch
 
 _STEP = 1 << 18  # bytes; what was just read is still in the processor's cache
+_AGAIN = "load it again"
 _MANY = 1 << 26  # bytes that are worth a second thread
 
 
@@ -44,26 +48,43 @@ def load_straight(
 
     The model keeps its own values of the keys `kept`.
 
-    Raises: CkptError for a file that is damaged, or changed; the model is as it was then, but for
-    a disk that fails between two reads of the same bytes: the message says so.
+    Raises: CkptError for a file that is damaged, or changed; the model is as it was then. But for
+    a disk that fails between two reads of the same bytes, or a file that somebody writes to in
+    between, because the kernel makes nobody wait for ever: the message says so.
     """
-    import torch
 
     targets = _targets(model, kept)
     moves = _moves(tensors, targets) if targets is not None else None
     if moves is None or targets is None:
         return False
+    return bool(undivided(partial(_load, moves, targets)))
+
+
+def _load(moves: Sequence[_Move], targets: Mapping[str, torch.Tensor], turn: Lock) -> bool:
+    """Look everything through, and read it to where it belongs, if it is this thread's turn."""
+    import torch
+
     files = list(dict.fromkeys(move.file for move in moves))
-    with ExitStack() as leases:
-        if not all(leases.enter_context(_lease(file)) for file in files):
+    with ExitStack() as stack:
+        leases = {file: stack.enter_context(file.leased()) for file in files}
+        held = [own for own in leases.values() if own is not None]
+        if len(held) < len(files):
             return False
         for file in files:
             file.check_unchanged()
-        _look_through(list(dict.fromkeys(move.record for move in moves)))
-        if not all(file.is_undisputed() for file in files):
+        _look_through(list(dict.fromkeys(move.record for move in moves)), turn.locked)
+        if not all(map(lease.is_undisputed, held)) or not turn.acquire(blocking=False):
             return False
-        _carry_out(moves)
-    torch.autograd.graph.increment_version(targets.values())
+        torch.autograd.graph.increment_version(targets.values())
+        _fill(moves)
+        for file, own in leases.items():
+            if own is not None and not lease.give_back(own):
+                raise CkptError(
+                    f"{quoted(file.path)}: the file changed while it was read; somebody waited "
+                    "long enough to write to it, and the model is loaded in part",
+                    hint=_AGAIN,
+                    code="file.changed",
+                )
     return True
 
 
@@ -74,11 +95,12 @@ def _targets(model: torch.nn.Module, kept: Sequence[str]) -> dict[str, torch.Ten
     own = torch.nn.Module
     plain = {own._load_from_state_dict, torch.nn.modules.batchnorm._NormBase._load_from_state_dict}
     found: dict[str, torch.Tensor] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for prefix, module in _modules(model):
         kind = type(module)
         if kind._load_from_state_dict not in plain or kind.get_extra_state != own.get_extra_state:
             return None
-        prefix = f"{path}." if path else ""
+        if any("." in name for name, _ in module._modules.items()):
+            return None  # whose keys are anybody's
         for name, value in (*module._parameters.items(), *module._buffers.items()):
             if value is not None and name not in module._non_persistent_buffers_set:
                 found[prefix + name] = value
@@ -89,10 +111,21 @@ def _targets(model: torch.nn.Module, kept: Sequence[str]) -> dict[str, torch.Ten
     return found
 
 
+def _modules(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+    """Each module with what its keys begin with, as torch goes about it while it loads."""
+    yield prefix, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _modules(child, f"{prefix}{name}.")
+
+
 def _moves(
     tensors: Mapping[str, LazyTensor], targets: Mapping[str, torch.Tensor]
 ) -> list[_Move] | None:
     """What to read where, in the order of the file; None if the one is not made for the other."""
+    from torch import Tensor
+    from torch.nn import Parameter
+
     if tensors.keys() != targets.keys():
         return None
     moves = []
@@ -100,9 +133,11 @@ def _moves(
         source, extent, value = tensor.source, tensor.extent(), targets[key].detach()
         if (
             extent is None
+            or type(targets[key]) not in (Tensor, Parameter)
             or not isinstance(source, View)
             or not isinstance(extent.file, ByteFile)
             or value.shape != tensor.shape
+            or value.data_ptr() != targets[key].data_ptr()
             or str(value.dtype)[6:] != tensor.dtype
             or (memory := _memory(value)) is None
         ):
@@ -137,61 +172,34 @@ def _memory(value: torch.Tensor) -> memoryview | None:
     return None
 
 
-@contextmanager
-def _lease(file: ByteFile) -> Iterator[bool]:
-    leased = file.lease()
-    try:
-        yield leased
-    finally:
-        if leased:
-            file.release()
-
-
-def _look_through(records: Sequence[Record]) -> None:
+def _look_through(records: Sequence[Record], stopped: Callable[[], bool]) -> None:
     """Read all once, with the checksums: what cannot be read is found before it is too late."""
 
     def look(number: int) -> None:
         for _ in records[number].blocks(_STEP):
-            pass
+            if stopped():
+                return
 
     sizes = [record.nbytes for record in records]
     with workers() if sum(sizes) > _MANY else nullcontext() as pool:
         for_each(look, sizes, pool)
 
 
-def _carry_out(moves: Sequence[_Move]) -> None:
-    """Read everything to where it belongs; after a Ctrl-C all of it, or nothing.
+def _fill(moves: Sequence[_Move]) -> None:
+    """Read everything to where it belongs.
 
     Raises: CkptError if a disk does not give again what it gave a moment ago.
     """
-    from concurrent.futures import Future, wait
-
-    result: Future[None] = Future()
-
-    def run() -> None:
-        if not result.set_running_or_notify_cancel():
-            return
-        try:
-            with workers() as pool:
-                for _ in pool.map(_read, _halves(moves)):
-                    pass
-            result.set_result(None)
-        except BaseException as error:
-            result.set_exception(error)
-
     try:
-        Thread(target=run).start()  # Ctrl-C is the main thread's
-        wait([result])
-    except KeyboardInterrupt:
-        if not result.cancel():
-            wait([result])
-        raise
-    try:
-        result.result()
+        with workers() as pool:
+            for _ in pool.map(_read, _halves(moves)):
+                pass
+    except RuntimeError:  # no other thread is to be had
+        _read(moves)
     except CkptError as error:
         raise CkptError(
             f"{error.message}; it could be read a moment ago, and the model is loaded in part",
-            hint="load it again",
+            hint=_AGAIN,
             code=error.code,
         ) from None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _MANY = 1 << 26  # bytes
+_OWN = {"load_state_dict", "_load_from_state_dict"}  # methods that one module may have replaced
 
 
 def load_strictly(
@@ -58,6 +59,7 @@ def has_own_rules(model: torch.nn.Module) -> bool:
         not (type(module)._load_from_state_dict.__module__ or "").startswith("torch.")
         or not (type(module).load_state_dict.__module__ or "").startswith("torch.")
         or type(module).set_extra_state is not torch.nn.Module.set_extra_state
+        or not _OWN.isdisjoint(vars(module))
         or module._load_state_dict_pre_hooks
         or module._load_state_dict_post_hooks
         for module in model.modules()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from threading import Lock
 
 T = TypeVar("T")
 _MOST = 4  # threads; more would wait for the memory or the disk
@@ -20,6 +21,59 @@ def workers() -> Executor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(min(_MOST, max(2, len(os.sched_getaffinity(0)))))
+
+
+def undivided(work: Callable[[Lock], T]) -> T | None:
+    """What the work gives, done on a thread of its own; None if there is no thread to be had.
+
+    Nothing that a signal's handler raises, as for Ctrl-C, leaves it done by halves: if the work
+    has not acquired the lock by then, it must not begin, and else it ends first.
+    """
+    from _thread import start_new_thread
+    from threading import Lock, Thread
+
+    turn, done = Lock(), Lock()
+    done.acquire()
+    results: list[T | None] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work(turn))
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.release()
+
+    def begin() -> None:
+        try:
+            Thread(target=run, daemon=False).start()
+        except RuntimeError:
+            results.append(None)
+            done.release()
+
+    # Nothing but bare locks here: a queue or a Thread, if interrupted, may stay locked for ever.
+    interruption: BaseException | None = None
+    try:
+        start_new_thread(begin, ())
+    except BaseException as error:
+        if turn.acquire(blocking=False):
+            if isinstance(error, RuntimeError):
+                return None
+            raise
+        interruption = error
+    while not (results or errors):
+        try:
+            done.acquire()
+        except BaseException as error:
+            if turn.acquire(blocking=False):
+                raise
+            interruption = error
+    if interruption is not None:
+        raise interruption
+    if errors:
+        raise errors.pop()
+    return results[0]
 
 
 def for_each(work: Callable[[int], T], sizes: Sequence[int], pool: Executor | None) -> list[T]:

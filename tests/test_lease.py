@@ -47,6 +47,13 @@ def test_it_is_disputed_once_somebody_waits(descriptor, tmp_path):
     assert os.fstat(descriptor).st_size == 3
 
 
+def test_whether_it_was_there_to_the_end_is_told(descriptor):
+    assert not lease.give_back(descriptor)
+    assert lease.take(descriptor)
+    assert lease.give_back(descriptor)
+    assert not lease.give_back(descriptor)
+
+
 def test_several_may_have_one(descriptor, tmp_path):
     other = os.open(tmp_path / "file", os.O_RDONLY)
     try:

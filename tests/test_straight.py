@@ -14,6 +14,7 @@ from torch import nn
 import ckptool
 import ckptool.lease
 from ckptool.files import ByteFile
+from ckptool.records import Record
 from ckptool.straight import load_straight
 
 TYPES = (
@@ -152,7 +153,38 @@ class WithExtra(nn.Linear):
         pass
 
 
+class Doubling(nn.Parameter):
+    def copy_(self, other):
+        return super().copy_(other * 2)
+
+
+def of_a_class_of_its_own():
+    model = nn.Module()
+    model.weight = Doubling(torch.ones(3))
+    return model
+
+
+def replaced(name):
+    def make():
+        model = net()
+        setattr(model, name, lambda *a, **k: None)
+        return model
+
+    return make
+
+
+def dotted():
+    """Torch itself refuses what it saved."""
+    model = nn.Module()
+    model._modules["a.b"] = nn.Linear(3, 4)
+    return model
+
+
 OTHERS = {
+    "a parameter that copies in its own way": of_a_class_of_its_own,
+    "a model that loads itself": replaced("load_state_dict"),
+    "a module that loads itself": replaced("_load_from_state_dict"),
+    "a name with a dot": dotted,
     "a class that loads itself": lambda: nn.Sequential(Renaming(3, 4)),
     "a hook before": hooked(lambda m: m.register_load_state_dict_pre_hook(lambda *a: None)),
     "a hook after": hooked(lambda m: m.register_load_state_dict_post_hook(lambda *a: None)),
@@ -316,6 +348,151 @@ def test_a_kernel_that_reads_in_pieces_changes_nothing(tmp_path, monkeypatch):
     read = os.preadv
     monkeypatch.setattr(os, "preadv", lambda d, targets, at: read(d, [targets[0][:7]], at))
     assert straight(model, path)
+    assert same(model, trained)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, TimeoutError])
+def test_what_a_signal_raises_while_the_file_is_looked_through_changes_nothing(
+    tmp_path, monkeypatch, raised
+):
+    model = net()
+    checkpoint = ckptool.read(saved(randomised(net()), tmp_path))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    versions = {key: value._version for key, value in model.state_dict().items()}
+    blocks, going, done = Record.blocks, threading.Event(), threading.Event()
+
+    def slow(record, *step):
+        going.set()
+        done.wait(10)
+        yield from blocks(record, *step)
+
+    def handler(number, frame):
+        raise raised
+
+    monkeypatch.setattr(Record, "blocks", slow)
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        main = threading.get_ident()
+        sender = threading.Thread(
+            target=lambda: (going.wait(10), signal.pthread_kill(main, signal.SIGUSR1))
+        )
+        sender.start()
+        with pytest.raises(raised):
+            load_straight(model, checkpoint, ())
+    finally:
+        done.set()
+        signal.signal(signal.SIGUSR1, old)
+        sender.join()
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(10)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert versions == {key: value._version for key, value in model.state_dict().items()}
+    os.close(os.open(checkpoint.path, os.O_WRONLY | os.O_NONBLOCK))  # the lease is given back
+
+
+@pytest.mark.parametrize("raised", [SystemExit, TimeoutError])
+def test_what_another_signal_raises_waits_like_ctrl_c(tmp_path, monkeypatch, raised):
+    model, trained = net(), randomised(net())
+    checkpoint = ckptool.read(saved(trained, tmp_path))
+    read_into = ByteFile.read_into
+
+    def slow(file, offset, target):
+        signal.raise_signal(signal.SIGUSR1)  # for each tensor
+        threading.Event().wait(0.01)
+        read_into(file, offset, target)
+
+    def handler(number, frame):
+        raise raised
+
+    monkeypatch.setattr(ByteFile, "read_into", slow)
+    old = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(raised):
+            load_straight(model, checkpoint, ())
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert same(model, trained)
+
+
+def test_several_threads_may_load_one_checkpoint(tmp_path):
+    """Each has a lease of its own: none gives back that of another."""
+    trained = randomised(net())
+    checkpoint = ckptool.read(saved(trained, tmp_path))
+    models = [net() for _ in range(60)]
+    found = []
+
+    def load(own):
+        found.extend(load_straight(model, checkpoint, ()) for model in own)
+
+    threads = [threading.Thread(target=load, args=(models[n::3],)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * len(models)
+    assert all(same(model, trained) for model in models)
+
+
+def test_a_writer_who_did_not_wait_for_the_end_is_told_of(tmp_path, monkeypatch):
+    """The kernel breaks a lease in the end: what was read then is anybody's guess."""
+    path = saved(randomised(net()), tmp_path)
+    read_into = ByteFile.read_into
+
+    def broken(file, offset, target):
+        for own in os.listdir("/proc/self/fd"):  # as the kernel does it
+            ckptool.lease.give_back(int(own))
+        read_into(file, offset, target)
+
+    monkeypatch.setattr(ByteFile, "read_into", broken)
+    with pytest.raises(ckptool.CkptError) as caught:
+        straight(net(), path)
+    assert caught.value.code == "file.changed"
+    assert caught.value.message == (
+        f"`{path}`: the file changed while it was read; somebody waited long enough to write to "
+        "it, and the model is loaded in part"
+    )
+    assert caught.value.hint == "load it again"
+
+
+def test_a_lease_that_was_broken_before_is_no_error(tmp_path, monkeypatch):
+    model, trained = net(), randomised(net())
+    path = saved(trained, tmp_path)
+    blocks = Record.blocks
+
+    def broken(record, *step):
+        for own in os.listdir("/proc/self/fd"):
+            ckptool.lease.give_back(int(own))
+        return blocks(record, *step)
+
+    monkeypatch.setattr(Record, "blocks", broken)
+    assert not straight(model, path)
+    ckptool.load_into(model, path)
+    assert same(model, trained)
+
+
+def test_without_threads_a_model_is_loaded_the_other_way(tmp_path, monkeypatch):
+    model, trained = net(), randomised(net())
+    path = saved(trained, tmp_path)
+
+    def refused(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", refused)
+    monkeypatch.setattr("threading._start_new_thread", refused)
+    assert not straight(model, path)
+    ckptool.load_into(model, path)
+    assert same(model, trained)
+
+
+def test_one_thread_is_enough(tmp_path, monkeypatch):
+    model, trained = net(), randomised(net())
+
+    def refused(*arguments):
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refused)
+    assert straight(model, saved(trained, tmp_path))
     assert same(model, trained)
 
 
