@@ -29,7 +29,7 @@ _ASIDE = re.compile(
 _OPTIMIZER = {"state", "param_groups"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Survey:
     """What one look at a value's children finds: its tensors, and what else there is."""
 

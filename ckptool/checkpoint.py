@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeGuard
+from typing import NamedTuple, Protocol, TypeGuard
 
 from ckptool.errors import FormatError
 from ckptool.tensors import LazyTensor, TensorSpec
@@ -79,16 +79,14 @@ class Budget:
         self.spend(20 + (len(prefix) + len(key)) // 4)
 
 
-@dataclass(frozen=True, slots=True)
-class GlobalName:
+class GlobalName(NamedTuple):
     """A name that a plain unpickler would import; `danger` says what it would have done."""
 
     name: str
     danger: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something about a file or its values that its user should know."""
 
     code: str
@@ -96,7 +94,7 @@ class Finding:
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Contents:
     """What a format's reader gives: the root value and what the container around it says.
 
@@ -146,8 +144,7 @@ class WeightSet:
         return tuple(tuple(keys) for keys in groups.values() if len(keys) > 1)
 
 
-@dataclass(frozen=True, slots=True)
-class LeftAside:
+class LeftAside(NamedTuple):
     """Something in the file that is not part of the chosen weights: where, what, how big."""
 
     name: str

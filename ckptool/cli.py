@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import errno
 import json
 import os
 import sys
@@ -23,7 +23,7 @@ from ckptool.options import (
     target_options,
     value_options,
 )
-from ckptool.terminal import progress, save_page, show, show_error
+from ckptool.terminal import progress, save_page, show, show_error, unwritten
 from ckptool.traffic import say_traffic
 from ckptool.version import VERSION
 
@@ -33,8 +33,6 @@ FITS, DIFFERS, REFUSED = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # Looking for cycles took a quarter of the time; a command makes hardly any.
-    gc.set_threshold(10_000_000, 50, 1000)
     try:
         return _run(words)
     finally:
@@ -65,6 +63,8 @@ def _run(words: Sequence[str]) -> int:
     except RecursionError:
         return _refused(CkptError("nested too deeply", code="defect"), words)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # click's own help
+            return _refused(unwritten(error), words)
         return _defect(error, words)
 
 

@@ -8,7 +8,6 @@ Source: what each framework's own loader takes: timm 1.0.31 (`_helpers.py`), mme
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
@@ -161,6 +160,8 @@ def _chosen(sets: Sequence[WeightSet]) -> WeightSet | None:
 
 
 def _options(names: list[str]) -> str:
+    import shlex
+
     return " or ".join(f"--weights {shlex.quote(name)}" for name in names)
 
 

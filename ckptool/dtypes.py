@@ -6,8 +6,7 @@ core), numpy 2 and ml_dtypes 0.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ckptool.errors import PlanError, UnsupportedError, quoted
 
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """An element type.
 
     `kind` is f(loat), i(nt), u(nsigned), b(ool), c(omplex) or q(uantised); `numpy` is a numpy or

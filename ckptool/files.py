@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ckptool.ahead import Ahead
 
 Block = bytes | memoryview
-BLOCK = 1 << 22
+BLOCK = 1 << 21  # bytes that are read at once
 _OTHERS = 256  # files that are open besides
 AGAIN = "download or copy the file again"  # the hint for damage
 
@@ -103,10 +103,13 @@ class ByteFile:
         try:
             return os.pread(self._descriptor, length, offset)
         except OSError as error:
-            raise CkptError(
-                f"{quoted(self.path)}: at byte {offset:,}: cannot be read: {error.strerror}",
-                code="file.unreadable",
-            ) from None
+            raise self._failed(offset, error) from None
+
+    def _failed(self, offset: int, error: OSError) -> CkptError:
+        return CkptError(
+            f"{quoted(self.path)}: at byte {offset:,}: cannot be read: {error.strerror}",
+            code="file.unreadable",
+        )
 
     def blocks(self, offset: int, length: int, step: int = BLOCK) -> Iterator[Block]:
         """The bytes of a range, in order, at most `step` at a time; if read ahead, in one piece."""
@@ -119,6 +122,46 @@ class ByteFile:
             size = min(step, end - offset)
             yield self.read(offset, size)
             offset += size
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill flat memory with the bytes from `offset`; FormatError if the file ends before."""
+        have = 0
+        while have < len(target):
+            try:
+                count = os.preadv(self._descriptor, [target[have:]], offset + have)
+            except OSError as error:
+                raise self._failed(offset + have, error) from None
+            if not count:
+                raise _ends_early(offset, have, len(target))
+            have += count
+
+    def lease(self) -> bool:
+        """Whether nobody can write to the file from now on, until `release`.
+
+        Not of a file that was read ahead: what is read then is not what is in the file now.
+        """
+        from ckptool import lease
+
+        return self._ahead is None and lease.take(self._descriptor)
+
+    def is_leasable(self) -> bool:
+        """Whether there would be a lease just now."""
+        leased = self.lease()
+        if leased:
+            self.release()
+        return leased
+
+    def is_undisputed(self) -> bool:
+        """Whether the lease is still there, and nobody waits for its end."""
+        from ckptool import lease
+
+        return lease.is_undisputed(self._descriptor)
+
+    def release(self) -> None:
+        """Let others write to the file again."""
+        from ckptool import lease
+
+        lease.give_back(self._descriptor)
 
     def read_ahead(self) -> Ahead | None:
         """The whole file on its way into memory; None where there is none to be had."""

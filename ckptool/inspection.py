@@ -11,19 +11,19 @@ from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, counted, listed, quoted
 from ckptool.formats import darknet
-from ckptool.provenance import Origin, origin
 from ckptool.reading import Opened, open_file
 from ckptool.records import Record
 from ckptool.tensors import LazyTensor, View
 
 if TYPE_CHECKING:
+    from ckptool.provenance import Origin
     from ckptool.statistics import TensorStatistics
 
 # What is refused, where its kind is no adjective of a tensor.
 _WORDS = {"dtype": "tensor", "array": "array", "module": "module", "storage": "storage"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Inspection:
     """A file, its weight sets, what stands beside them, and what its user should know.
 
@@ -86,9 +86,17 @@ def inspect(
         contents.globals,
         (*contents.findings, *findings),
         contents.metadata,
-        origin(contents.metadata),
+        _origin(contents.metadata),
         measured,
     )
+
+
+def _origin(metadata: Mapping[str, str]) -> Origin | None:
+    if "ckptool" not in metadata:
+        return None
+    from ckptool.provenance import origin  # few files have one
+
+    return origin(metadata)
 
 
 def _left_aside(opened: Opened, chosen: WeightSet | None) -> Iterator[LeftAside]:

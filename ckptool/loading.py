@@ -17,6 +17,7 @@ from ckptool.formats import darknet
 from ckptool.plans import Plan, made
 from ckptool.plugins import describe
 from ckptool.reading import read
+from ckptool.straight import load_straight
 from ckptool.strict import (
     has_own_rules,
     load_strictly,
@@ -89,6 +90,8 @@ def _load(
 
         opened = keyed(opened, model, wanted)
     found = _without(opened.weights, kept)
+    if class_map is None and load_straight(model, found.tensors, kept):
+        return _loaded(opened, found, made(opened.weights, []), (), kept)
     fits = compare(found.specs, wanted, found.versions).fits
     rules = has_own_rules(model)
     if class_map is None and (fits or rules) and not narrowed(found, wanted):

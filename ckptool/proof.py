@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ckptool.checkpoint import Checkpoint, WeightSet
 from ckptool.dtypes import BY_SAFETENSORS
 from ckptool.errors import CkptError, FormatError, VerificationError, listed, quoted
-from ckptool.files import Block, names_in
+from ckptool.files import BLOCK, Block, names_in
 from ckptool.formats import dcp, safetensors, torch_zip
 from ckptool.plugins import costs
 from ckptool.provenance import source_files
@@ -26,7 +26,6 @@ from ckptool.threads import for_each
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-_BLOCK = 1 << 22
 _SMALL = 1 << 16  # bytes of a tensor that is compared in one piece
 
 
@@ -163,17 +162,17 @@ def _compare_bytes(key: str, found: LazyTensor, wanted: LazyTensor) -> None:
         blocks = [(wanted.tobytes(), extent.file.read(extent.offset, extent.nbytes))]
     else:
         chunks = (
-            found.chunks(_BLOCK)
+            found.chunks(BLOCK)
             if extent is None
-            else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, _BLOCK))
+            else (memoryview(x) for x in extent.file.blocks(extent.offset, extent.nbytes, BLOCK))
         )
-        ours, theirs = rechunk(wanted.chunks(_BLOCK), _BLOCK), rechunk(chunks, _BLOCK)
+        ours, theirs = rechunk(wanted.chunks(BLOCK), BLOCK), rechunk(chunks, BLOCK)
         blocks = zip(ours, theirs, strict=True)
     for number, (one, other) in enumerate(blocks):
         if not _same(one, other):
             raise VerificationError(
                 f"{quoted(key)}: its bytes differ from the source's, from byte "
-                f"{number * _BLOCK:,} on",
+                f"{number * BLOCK:,} on",
                 code="verification.bytes",
             )
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ckptool.checkpoint import Checkpoint, Contents, WeightSet
 from ckptool.containers import choose, find
 from ckptool.errors import CkptError, quoted
 from ckptool.files import ByteFile
 from ckptool.formats import read_contents
-from ckptool.formats.folders import checkpoint_in
 from ckptool.places import is_folder, open_bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A file that was read but of which no weight set is chosen yet."""
 
     path: str
@@ -53,11 +51,14 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: in
     Raises: CkptError.
     """
     name = os.fspath(path)
-    name = checkpoint_in(name) if is_folder(name) else name
+    if is_folder(name):
+        from ckptool.formats.folders import checkpoint_in
+
+        name = checkpoint_in(name)
     file = open_bytes(name)
     name = file.path
     local = file if isinstance(file, ByteFile) and 0 < file.size <= memory else None
-    ahead = local.read_ahead() if local else None
+    ahead = local.read_ahead() if local and not local.is_leasable() else None
     try:
         contents = read_contents(file, darknet_meant=darknet)
         sets = find(contents.root, file.size)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from threading import local
 from typing import Any
 
 from ckptool.dtypes import numpy_dtype
 
-_BLOCK = 1 << 15  # elements
+_BLOCK = 1 << 18  # elements
 _FEW = 512  # elements; numpy casts so many in less time than it takes to begin so many operations
 _MAGNITUDE = 0x7FFFFFFF
 _MANTISSA = 1 << 23  # the first value that needs all of a float32's bits, as a count of steps
@@ -29,6 +30,7 @@ _SMALLEST_HALF, _TOO_LARGE_HALF = 0x38800000, 0x477FF000
 _HALF_STEP = {"float16": 1 << 12, "bfloat16": 1 << 15}
 _SMALLEST_WORD = {"float16": 0x0400, "bfloat16": 0x0080}
 _INFINITY = {"float16": 0x7C00, "bfloat16": 0x7F80}
+_REBIAS = {"float16": (127 - 15) << 23, "bfloat16": 0}  # from their exponents to a float32's
 
 
 def rounded(values: Any, dtype: str) -> Any:
@@ -56,8 +58,13 @@ def has_infinity(values: Any) -> bool:
     infinity = _INFINITY.get(values.dtype.name)
     if infinity is None:
         return bool(numpy.isinf(values).any())
-    bits = values.view(numpy.uint16)
-    return bool(((bits & 0x7FFF) >= infinity).any())
+    words, memory = values.view(numpy.uint16), _scratch()
+    for at in range(0, len(words), _BLOCK):
+        part = words[at : at + _BLOCK]
+        magnitude = numpy.bitwise_and(part, 0x7FFF, out=memory.words[: len(part)])
+        if magnitude.max() >= infinity:
+            return True
+    return False
 
 
 def is_same(old: Any, new: Any) -> bool:
@@ -80,32 +87,32 @@ def plainly_rounded(old: Any, new: Any, worst: float) -> tuple[Any, float]:
     """
     import numpy
 
-    half, smallest = _HALF_STEP[new.dtype.name], _SMALLEST_WORD[new.dtype.name]
+    name, memory = new.dtype.name, _scratch()
+    half, smallest = _HALF_STEP[name], _SMALLEST_WORD[name]
     doubtful = []
     for number, (part, out) in enumerate(_blocks(old, new)):
-        off = _widened(out)
-        numpy.subtract(part.view(numpy.uint32), off, out=off)
-        off += half  # a distance within half a step is now from 0 to 2 * half
-        words = out.view(numpy.uint16) & 0x7FFF
-        zero = words == 0
-        extreme = words >= _INFINITY[new.dtype.name] - 1  # the largest may be a clamped one
-        words -= 1  # zero becomes the largest
-        odd = words < smallest - 1
-        odd |= extreme
-        if zero.any():
-            odd |= zero & (off != half)
+        bits, words, size = part.view(numpy.uint32), out.view(numpy.uint16), len(part)
+        off = _spread(words, name, memory.bits[:size])
+        numpy.subtract(bits, off, out=off)
+        off += numpy.uint32((half - _REBIAS[name]) % (1 << 32))  # now from 0 to 2 * half
+        magnitude = numpy.bitwise_and(words, 0x7FFF, out=memory.words[:size])
+        magnitude -= smallest  # zeros and what is subnormal become the largest
+        # The largest value may be a clamped one.
+        odd = numpy.greater_equal(
+            magnitude, _INFINITY[name] - 1 - smallest, out=memory.flags[:size]
+        )
         if off.max() > 2 * half:
             odd |= off > 2 * half
         if odd.any():
-            chosen = numpy.flatnonzero(odd)
-            doubtful.append(chosen + number * _BLOCK)
-            off[chosen] = half
-        if worst * _MANTISSA >= half:
-            continue
-        furthest = max(int(off.max()) - half, half - int(off.min()))
-        if furthest > worst * _MANTISSA:
-            steps = numpy.abs(off.astype(numpy.int64) - half)
-            chosen = numpy.flatnonzero(steps > worst * _MANTISSA)
+            numpy.copyto(off, half, where=odd)
+            zero = numpy.equal(part, 0, out=memory.more_flags[:size])
+            zero &= magnitude == (1 << 16) - smallest  # that stayed one
+            numpy.greater(odd, zero, out=odd)
+            doubtful.append(numpy.flatnonzero(odd) + number * _BLOCK)
+        known = int(worst * _MANTISSA)  # so many steps cannot exceed the worst error
+        if known < half and max(int(off.max()) - half, half - int(off.min())) > known:
+            off -= numpy.uint32(half - known)
+            chosen = numpy.flatnonzero(off > 2 * known)
             before = part[chosen].astype(numpy.float64)
             error = numpy.abs(out[chosen].astype(numpy.float64) / before - 1)
             worst = max(worst, float(error.max()))
@@ -115,6 +122,19 @@ def plainly_rounded(old: Any, new: Any, worst: float) -> tuple[Any, float]:
 def can_be_plain(old: Any, new: Any) -> bool:
     """Whether `plainly_rounded` knows the two types."""
     return old.dtype.name == "float32" and new.dtype.name in _HALF_STEP
+
+
+def _spread(words: Any, dtype: str, bits: Any) -> Any:
+    """The bits of normal 16-bit values where a float32 has them; the exponents as they are."""
+    import numpy
+
+    numpy.copyto(bits, words)
+    bits <<= 16
+    if dtype == "float16":
+        signed = bits.view(numpy.int32)
+        signed >>= 3  # the sign spreads over the bits below it
+        bits &= 0x8FFFE000
+    return bits
 
 
 def _blocks(one: Any, other: Any) -> Iterator[tuple[Any, Any]]:
@@ -130,25 +150,42 @@ def _to_half(values: Any, out: Any) -> None:
     """
     import numpy
 
-    bits = values.view(numpy.uint32)
-    magnitude = bits & _MAGNITUDE
-    if magnitude.max(initial=0) >= _TOO_LARGE_HALF:
-        with numpy.errstate(over="ignore", invalid="ignore"):
+    bits, memory, size = values.view(numpy.uint32), _scratch(), len(values)
+    magnitude = numpy.bitwise_and(bits, _MAGNITUDE, out=memory.bits[:size])
+    small = numpy.flatnonzero(numpy.less(magnitude, _SMALLEST_HALF, out=memory.flags[:size]))
+    if magnitude.max() >= _TOO_LARGE_HALF or small.size > size // 4:
+        with numpy.errstate(over="ignore", under="ignore", invalid="ignore"):
             out[:] = values.astype(numpy.float16)
         return
-    made = bits >> 13
+    made = numpy.right_shift(bits, 13, out=memory.more_bits[:size])
     made &= 1
     made += magnitude
     made += numpy.uint32((0xFFF - (112 << 23)) % (1 << 32))  # 127 - 15: the exponents' zeros
     made >>= 13
-    sign = bits >> 16
+    sign = numpy.right_shift(bits, 16, out=memory.bits[:size])
     sign &= 0x8000
     made |= sign
     numpy.copyto(out.view(numpy.uint16), made, casting="unsafe")
-    small = numpy.flatnonzero(magnitude < _SMALLEST_HALF)
     if small.size:
         with numpy.errstate(under="ignore"):
             out[small] = values[small].astype(numpy.float16)
+
+
+class _Memory(local):
+    """What a thread works in: to be given new memory takes as long as the arithmetic."""
+
+    def __init__(self) -> None:
+        import numpy
+
+        self.bits, self.more_bits = numpy.empty((2, _BLOCK), numpy.uint32)
+        self.words = numpy.empty(_BLOCK, numpy.uint16)
+        self.flags, self.more_flags = numpy.empty((2, _BLOCK), numpy.bool_)
+
+
+@cache
+def _scratch() -> _Memory:
+    """The calling thread's."""
+    return _Memory()
 
 
 def _widened(values: Any) -> Any:

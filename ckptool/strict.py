@@ -35,7 +35,7 @@ def load_strictly(
     for key in kept:
         state.setdefault(key, live[key])
     saved, held = {}, []
-    if not certain or not all(_is_plain(value) for value in live.values()):
+    if not certain or not all(is_plain(value) for value in live.values()):
         saved = {key: value.clone() for key, value in live.items() if hasattr(value, "clone")}
         held = [(m, dict(m._parameters), dict(m._buffers)) for m in model.modules()]
     try:
@@ -64,7 +64,7 @@ def has_own_rules(model: torch.nn.Module) -> bool:
     )
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
     """Whether a tensor is torch's own kind, which takes any values of its shape.
 
     One that is expanded does not: several of its elements are one; nor does one of inference mode.

@@ -47,9 +47,14 @@ def _write(said: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        message = f"the result cannot be written to stdout: {error.strerror}"
-        raise OutputError(message, code=_NO_STDOUT) from None
+        raise unwritten(error) from None
+
+
+def unwritten(error: OSError) -> OutputError:
+    """The error for what stdout did not take; nothing is written there any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    message = f"the result cannot be written to stdout: {error.strerror}"
+    return OutputError(message, code=_NO_STDOUT)
 
 
 def show_error(error: CkptError, *, as_json: bool) -> None:

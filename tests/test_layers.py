@@ -17,14 +17,14 @@ MOST_LINES = 400
 
 # Lowest first; a name may be a module or a folder.
 LAYERS = (
-    "errors dtypes version interrupts grouping derived threads ahead",
+    "errors dtypes version interrupts grouping derived threads ahead lease",
     "rounding rules files remote places records tensors labels",
     "checkpoint salvage averages candidates containers statistics",
     "formats",
     "reading",
     "architectures",
     "dialects",
-    "anchors compare strict pairing guessing identification changes values",
+    "anchors compare strict straight pairing guessing identification changes values",
     "plugins causes",
     "plans solving",
     "planning",

@@ -14,6 +14,7 @@ from nets import effdet, image, outputs, randomised
 from torch import nn
 
 import ckptool
+import ckptool.lease
 import ckptool.loading
 
 NAME = "tf_efficientdet_d0"
@@ -358,6 +359,7 @@ class Fussy(Plain):
 @pytest.mark.parametrize("spoiled", [True, False])
 def test_a_disk_that_fails_meanwhile_loads_nothing(trained, tmp_path, monkeypatch, spoiled):
     """The file is brought into memory in the background; what failed there is read again."""
+    monkeypatch.setattr(ckptool.lease, "take", lambda descriptor: False)
     torch.save(trained.state_dict(), tmp_path / "w.pth")
     read = os.pread
 
@@ -381,16 +383,21 @@ def test_a_disk_that_fails_meanwhile_loads_nothing(trained, tmp_path, monkeypatc
         assert same(state_of(model), state_of(trained))
 
 
-def test_a_file_that_is_cut_after_it_was_understood_loads_nothing(trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_file_that_is_cut_after_it_was_understood_loads_nothing(
+    trained, tmp_path, monkeypatch, leased
+):
+    if not leased:
+        monkeypatch.setattr(ckptool.lease, "take", lambda descriptor: False)
     path = tmp_path / "w.pth"
     torch.save(trained.state_dict(), path)
-    fits = ckptool.loading.compare
+    load = ckptool.loading.load_straight
 
-    def cut(*specs):
+    def cut(*others):
         os.truncate(path, path.stat().st_size // 2)
-        return fits(*specs)
+        return load(*others)
 
-    monkeypatch.setattr(ckptool.loading, "compare", cut)
+    monkeypatch.setattr(ckptool.loading, "load_straight", cut)
     error = refused(effdet(NAME, 5, size=128), path, ckptool.CkptError)
     assert error.code == "file.changed"
 

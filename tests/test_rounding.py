@@ -25,6 +25,23 @@ def test_floats_are_rounded_as_numpy_rounds_them(dtype: str) -> None:
     assert numpy.array_equal(rounded(FLOATS, dtype).view("u2"), wanted.view("u2"))
 
 
+@pytest.mark.parametrize("spread", (1e-5, 1e-4, 0.02, 1.0, 1e3))
+def test_what_is_subnormal_among_other_values_is_rounded_as_numpy_rounds_it(spread: float) -> None:
+    """A few, most, or none of a block; with zeros of both signs among them."""
+    made = numpy.random.default_rng(0)
+    values = (made.standard_normal(700_001) * spread).astype("f4")
+    values[::1000], values[500::1000] = 0.0, -0.0
+    new = rounded(values, "float16")
+    assert numpy.array_equal(new.view("u2"), values.astype("f2").view("u2"))
+    doubtful, worst = plainly_rounded(values, new, 0.0)
+    plain = numpy.delete(numpy.arange(len(values)), doubtful)
+    assert {0, 500} < set(plain.tolist())
+    plain = plain[values[plain] != 0]
+    assert (numpy.abs(new[plain].astype("f8")) >= 2.0**-14).all()
+    error = numpy.abs(new[plain].astype("f8") / values[plain] - 1)
+    assert worst == error.max(initial=0)
+
+
 @pytest.mark.parametrize("dtype", NARROW)
 def test_halves_are_widened_as_numpy_widens_them(dtype: str) -> None:
     halves = numpy.arange(1 << 16, dtype="u2").view(numpy_dtype(dtype))

@@ -160,6 +160,7 @@ def test_a_result_that_cannot_be_written_is_an_error(file: Path) -> None:
     message = "error: the result cannot be written to stdout: No space left on device\n"
     assert ended("inspect FILE >/dev/full", file) == (2, message)
     assert ended("inspect FILE --json >/dev/full", file) == (2, message)
+    assert ended("inspect --help >/dev/full", file) == (2, message)
 
 
 def test_an_error_that_cannot_be_written_to_stdout_goes_to_stderr(file: Path) -> None:

@@ -31,6 +31,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
+# Bytes that are written at once. For more the kernel looks for memory in large pages, which may
+# take it longer than the copying.
+_PIECE = 1 << 18
+
 T = TypeVar("T")
 
 
@@ -53,7 +57,7 @@ class Output:
         """Put bytes at an offset; the position stays."""
         view = memoryview(data)
         while view:
-            count = os.pwrite(self.descriptor, view, offset)
+            count = os.pwrite(self.descriptor, view[:_PIECE], offset)
             view = view[count:]
             offset += count
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ckptool.dtypes import DTYPES
 from ckptool.errors import counted, printable
 from ckptool.render.words import (
     fitted,
@@ -83,7 +84,7 @@ def inspection_text(
     rows = [["weights", "tensors", "parameters", "size", "dtypes"]]
     for item in found.sets:
         mark = " (chosen)" if found.chosen and item.name == found.chosen.name else ""
-        rows.append([_set_name(item) + mark, *_totals(item.tensors), _dtypes(item.tensors)])
+        rows.append([_set_name(item) + mark, *_totals(item.tensors)])
     lines += table(rows, "") if found.sets else ["no weights"]
     if found.left_aside:
         rows = [["left aside", "size", "what"]]
@@ -172,18 +173,19 @@ def _set_name(item: WeightSet) -> str:
 
 
 def _totals(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """How many tensors, parameters and bytes, and of which dtypes, in one pass."""
+    counts: dict[str, int] = {}
+    elements: dict[str, int] = {}
+    for tensor in tensors.values():
+        dtype = tensor.dtype
+        counts[dtype] = counts.get(dtype, 0) + 1
+        elements[dtype] = elements.get(dtype, 0) + tensor.numel
     return [
         f"{len(tensors):,}",
-        f"{sum(tensor.numel for tensor in tensors.values()):,}",
-        size(sum(tensor.nbytes for tensor in tensors.values())),
+        f"{sum(elements.values()):,}",
+        size(sum(numel * DTYPES[dtype].itemsize for dtype, numel in elements.items())),
+        ", ".join(f"{dtype} ×{count:,}" for dtype, count in counts.items()),
     ]
-
-
-def _dtypes(tensors: Mapping[str, LazyTensor]) -> str:
-    counts: dict[str, int] = {}
-    for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + 1
-    return ", ".join(f"{name} ×{count:,}" for name, count in counts.items())
 
 
 def _grouped(
@@ -191,8 +193,7 @@ def _grouped(
 ) -> list[list[str]]:
     """Tensors, parameters, bytes and dtypes by what the group of a tensor is."""
     return [
-        [printable(name, 60), *_totals(inside), _dtypes(inside)]
-        for name, inside in _groups(tensors, group).items()
+        [printable(name, 60), *_totals(inside)] for name, inside in _groups(tensors, group).items()
     ]
 
 

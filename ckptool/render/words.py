@@ -103,6 +103,8 @@ def plain(value: Any) -> Any:
 
 def wrapped(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
     """The text as lines of at most that width, cut at blanks only."""
+    if len(first) + len(text) <= width and text.isprintable() and text.strip() == text != "":
+        return [first + text]  # without an import that takes longer than all the rest
     from textwrap import wrap
 
     return wrap(
