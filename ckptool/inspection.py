@@ -200,9 +200,11 @@ def _has_headers(format_: str) -> bool:
 def _wasted(tensors: Mapping[str, LazyTensor]) -> tuple[int, tuple[str, ...]]:
     """The bytes of storages that no tensor covers, and the keys of the tensors on those."""
     on: dict[Record, list[str]] = {}
-    for key, tensor in tensors.items():
-        if isinstance(tensor.source, View):
-            on.setdefault(tensor.source.record, []).append(key)
+    views = [(key, tensor.source) for key, tensor in tensors.items()]
+    records = {key: source.record for key, source in views if isinstance(source, View)}
+    if any(tensors[key].nbytes < record.nbytes for key, record in records.items()):
+        for key, record in records.items():
+            on.setdefault(record, []).append(key)
     wasted = 0
     there: list[str] = []
     for record, keys in on.items():
