@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from ckptool.threads import for_each
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+Place = tuple[LazyTensor, int]  # and the offset of its data in the file
+
+_RUN = 1 << 11  # bytes of small tensors that are written at once
 _COPY = 1 << 26  # bytes that are copied at once, between two reports of progress
 
 
@@ -42,19 +45,55 @@ class Payload:
     wrapper: str | None = None
 
 
-def put_tensors(
-    output: Output,
-    places: Sequence[tuple[LazyTensor, int]],
-    payload: Payload,
-    *,
-    with_crc: bool = False,
-) -> list[int]:
-    """Put each tensor's data at its offset; the CRC-32 of each if they are wanted, else zeros."""
+def put_tensors(output: Output, places: Sequence[Place], payload: Payload) -> None:
+    """Put each tensor's data at its offset."""
+    runs = list(_runs(places))
+
+    def put(number: int) -> None:
+        (tensor, at), *more = runs[number]
+        if more:
+            pieces = [_raw(tensor) for tensor, _ in runs[number]]
+            output.write_at(at, b"".join(pieces))
+            for piece in pieces:
+                payload.progress(len(piece))
+        else:
+            _put(output, tensor, at, payload.progress, with_crc=False)
+
+    for_each(put, [sum(tensor.nbytes for tensor, _ in run) for run in runs], payload.pool)
+
+
+def put_with_crc(output: Output, places: Sequence[Place], payload: Payload) -> list[int]:
+    """Put each tensor's data at its offset; the CRC-32 of each."""
 
     def put(number: int) -> int:
-        return _put(output, *places[number], payload.progress, with_crc)
+        return _put(output, *places[number], payload.progress, with_crc=True)
 
     return for_each(put, [tensor.nbytes for tensor, _ in places], payload.pool)
+
+
+def _runs(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """The places in groups that are written at once: small tensors that follow on each other."""
+    run: list[Place] = []
+    start = end = 0
+    for tensor, at in places:
+        after = at + tensor.nbytes
+        if run and (at != end or after - start > _RUN):
+            yield run
+            run = []
+        if not run:
+            start = at
+        run.append((tensor, at))
+        end = after
+    if run:
+        yield run
+
+
+def _raw(tensor: LazyTensor) -> bytes:
+    """A small tensor's data."""
+    extent = tensor.extent()
+    if extent is None:
+        return tensor.tobytes()
+    return extent.file.read(extent.offset, extent.nbytes)
 
 
 def _put(

@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ckptool.checkpoint import Refused
 from ckptool.dtypes import BY_STORAGE, DType, find
@@ -170,28 +171,41 @@ def view_on(
     shape, strides = integers(size), integers(stride)
     if type(offset) is not int or shape is None or strides is None:
         raise _bad("view", "offset, size and stride of a tensor are not integers")
-    numbers = (offset, *shape, *strides)
-    if min(numbers) < 0 or max(numbers) >= _LARGEST:
-        raise _bad("view", "offset, size or stride of a tensor is negative or out of range")
-    if len(shape) != len(strides) or len(shape) > MOST_AXES:
-        raise _bad("rank", f"a tensor has {len(shape)} sizes and {len(strides)} strides")
-    if not is_possible(shape):
-        raise _bad("numel", f"a tensor declares {math.prod(shape):,} elements")
+    if not 0 <= offset < _LARGEST:
+        raise _out_of_range()
+    span = _span(shape, strides)
     if (conj and dtype.kind != "c") or (
         negative and (dtype.kind not in "fc" or dtype.itemsize < 2)
     ):
         raise _bad("view", f"a tensor of dtype {dtype.name} is marked as conjugate or negative")
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
-    last = offset + shift + sum(map(operator.mul, shape, strides)) - sum(strides)
-    if (last + 1) * dtype.itemsize > record.nbytes and 0 not in shape:
+    end = offset + shift + span
+    if span and end * dtype.itemsize > record.nbytes:
         raise _bad(
             "bounds",
-            f"a tensor of shape {shape} reaches element {last:,} of storage "
+            f"a tensor of shape {shape} reaches element {end - 1:,} of storage "
             f"{quoted(record.name)}, which has {record.nbytes // dtype.itemsize:,}",
         )
     source = View(record, offset + shift, strides, conj, negative)
     return LazyTensor(spec_of(dtype.name, shape), source)
+
+
+@lru_cache(1 << 10)  # most windows of a network are there many times
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """How many elements of a storage a window spans, from its first to its last; 0 if it is empty.
+
+    Raises: FormatError for a window that no tensor can have.
+    """
+    numbers = (*shape, *strides)
+    if min(numbers, default=0) < 0 or max(numbers, default=0) >= _LARGEST:
+        raise _out_of_range()
+    if len(shape) != len(strides) or len(shape) > MOST_AXES:
+        raise _bad("rank", f"a tensor has {len(shape)} sizes and {len(strides)} strides")
+    if not is_possible(shape):
+        raise _bad("numel", f"a tensor declares {math.prod(shape):,} elements")
+    last: int = sum(map(operator.mul, shape, strides)) - sum(strides)
+    return 0 if 0 in shape else last + 1
 
 
 def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, int] | Refused:
@@ -264,6 +278,10 @@ def _flags(metadata: object) -> tuple[bool, bool]:
         raise _bad("arguments", "the metadata of a tensor is not a dict")
     bits = {text(key): value for key, value in pairs(metadata) if type(value) is bool}
     return bits.get("conj", False), bits.get("neg", False)
+
+
+def _out_of_range() -> FormatError:
+    return _bad("view", "offset, size or stride of a tensor is negative or out of range")
 
 
 def _bad(rule: str, what: str) -> FormatError:

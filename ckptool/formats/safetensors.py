@@ -117,11 +117,9 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _are_natural(numbers: object) -> bool:
-    """Whether a value is a list of integers of which none is negative."""
-    if type(numbers) is not list or not set(map(type, numbers)) <= _INTEGER:
-        return False
-    return not numbers or min(numbers) >= 0
+def _are_natural(values: list[Any]) -> bool:
+    """Whether all values are integers, and none is negative."""
+    return set(map(type, values)) <= _INTEGER and min(values, default=0) >= 0
 
 
 def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -129,7 +127,8 @@ def _entry(name: str, fields: Any) -> tuple[str, tuple[int, ...], int, int]:
     if type(fields) is not dict or fields.keys() != _FIELDS:
         raise _bad("entry", f"{quoted(name)} has not exactly dtype, shape and data_offsets")
     code, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not (_are_natural(shape) and _are_natural(offsets)):
+    lists = type(shape) is list and type(offsets) is list
+    if not lists or not _are_natural([*shape, *offsets]):
         raise _bad("entry", f"{quoted(name)}: a size or an offset is not a natural number")
     if len(offsets) != 2 or offsets[0] > offsets[1] or len(shape) > MOST_AXES:
         raise _bad("entry", f"{quoted(name)}: found {len(offsets)} offsets, {len(shape)} sizes")

@@ -28,8 +28,8 @@ _MOST_INFLATION = 200  # times; a pickle deflates to a tenth of its size, zeros 
 _KEY = re.compile(r"[0-9A-Za-z_]{1,64}")
 # Records that torch writes beside the pickle and its storages.
 _KNOWN = re.compile(
-    r"data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/[\w.]+|constants\.pkl"
-    r"|(?:data|constants|code|extra|attributes)/.+"
+    r"(?:data|constants|code|extra|attributes)/.+"
+    r"|data\.pkl|byteorder|version|\.format_version|\.storage_alignment|\.data/[\w.]+|constants\.pkl"
 )
 PROVENANCE = ".data/ckptool.json"
 

@@ -16,7 +16,7 @@ from struct import pack
 from ckptool.dtypes import DTYPES
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
-from ckptool.formats.payload import Payload, check_keys, put_tensors, storages
+from ckptool.formats.payload import Payload, check_keys, put_with_crc, storages
 from ckptool.formats.pickle_writer import dump_state_dict
 from ckptool.formats.torch_zip import PROVENANCE
 
@@ -47,7 +47,7 @@ def write(output: Output, payload: Payload) -> None:
     data = {numbers[key]: tensor for key, tensor in tensors.items()}
     records = [archive.reserve(f"data/{n}", tensor.nbytes) for n, tensor in data.items()]
     places = [(tensor, r.offset) for tensor, r in zip(data.values(), records, strict=True)]
-    crcs = put_tensors(output, places, payload, with_crc=True)
+    crcs = put_with_crc(output, places, payload)
     for record, crc in zip(records, crcs, strict=True):
         archive.complete(record, crc)
     archive.add("version", b"3\n")

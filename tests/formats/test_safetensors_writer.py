@@ -185,6 +185,7 @@ def test_a_header_that_the_library_would_refuse_is_refused(
 def test_untouched_bytes_never_pass_through_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """But for those of tensors so small that many of them are written at once."""
     state = {f"k{n}": torch.randn(1000) for n in range(20)}
     torch.save(state, tmp_path / "source.pth")
     weights = read(tmp_path / "source.pth").weights
@@ -199,6 +200,24 @@ def test_untouched_bytes_never_pass_through_python(
 
     replace_file(str(tmp_path / "out.safetensors"), fill, lambda _: None)
     assert_equal(tmp_path / "out.safetensors", state)
+
+
+def test_small_tensors_are_written_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {f"k{n}": torch.randn(n % 17, 2) for n in range(1000)} | {"large": torch.randn(9000)}
+    torch.save(state, tmp_path / "source.pth")
+    written = []
+    real = Output.write_at
+
+    def counted(output: Output, offset: int, data: bytes | memoryview) -> None:
+        written.append(len(data))
+        real(output, offset, data)
+
+    monkeypatch.setattr(Output, "write_at", counted)
+    ckptool.convert(tmp_path / "source.pth", tmp_path / "out.safetensors")
+    assert_equal(tmp_path / "out.safetensors", state)
+    assert len(written) < 50  # 64 kB of small tensors, and the header
 
 
 def test_only_the_header_is_written_again_when_the_provenance_is_known(tmp_path: Path) -> None:
