@@ -34,7 +34,7 @@ _REBIAS = {"float16": (127 - 15) << 23, "bfloat16": 0}  # from their exponents t
 
 
 def rounded(values: Any, dtype: str) -> Any:
-    """The values in another floating type; what is too large becomes infinite."""
+    """The values of a flat array in another floating type; what is too large becomes infinite."""
     import numpy
 
     found = values.dtype.name
@@ -104,9 +104,10 @@ def plainly_rounded(old: Any, new: Any, worst: float) -> tuple[Any, float]:
         if off.max() > 2 * half:
             odd |= off > 2 * half
         if odd.any():
+            none = (half - _REBIAS[name]) % (1 << 32)  # the distance of equal bits
+            zero = numpy.equal(off, none, out=memory.more_flags[:size])
+            zero &= magnitude == (1 << 16) - smallest  # that stayed one, and its sign
             numpy.copyto(off, half, where=odd)
-            zero = numpy.equal(part, 0, out=memory.more_flags[:size])
-            zero &= magnitude == (1 << 16) - smallest  # that stayed one
             numpy.greater(odd, zero, out=odd)
             doubtful.append(numpy.flatnonzero(odd) + number * _BLOCK)
         known = int(worst * _MANTISSA)  # so many steps cannot exceed the worst error

@@ -218,11 +218,14 @@ class Cast:
             return False
         if not (new[over] == numpy.copysign(LARGEST[dtype], old[over])).all():
             return False
+        if (numpy.signbit(new) != numpy.signbit(old))[finite].any():  # of a zero, too
+            return False
         inside = finite & ~over
         error = numpy.abs(new[inside] - old[inside])
         # Rounded twice on the way from float64, a value may be a little further off.
-        bound = (old[inside] != 0) * (1 + 2.0**-10 * (self.input.dtype == "float64"))
+        slack = 1 + 2.0**-10 * (self.input.dtype == "float64")
         exponent = numpy.frexp(old[inside])[1]
-        half_step = numpy.ldexp(bound, exponent - PRECISION[dtype] - 1)
-        smallest = _SMALLEST[dtype] / 2 * (1 + 2.0**-10)
-        return bool(((error <= half_step) | (error <= smallest)).all())
+        half_step = numpy.ldexp((old[inside] != 0) * slack, exponent - PRECISION[dtype] - 1)
+        # Below a power of two the steps are shorter, and nothing above it is rounded to them.
+        near = (error <= half_step) & (numpy.frexp(new[inside])[1] >= exponent)
+        return bool((near | (error <= _SMALLEST[dtype] / 2 * slack)).all())

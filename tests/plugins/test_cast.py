@@ -204,6 +204,31 @@ def test_a_wrong_cast_does_not_pass_the_proof(tmp_path, monkeypatch, source, dty
     assert [path.name for path in tmp_path.iterdir()] == ["in.pth"]
 
 
+@pytest.mark.parametrize("value", [0.0, -0.0, 1e-44, -1e-44, 1.0, -2.0, 0.3], ids=str)
+@pytest.mark.parametrize("change", ["sign", "up", "down"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("source", [torch.float32, torch.float64])
+def test_the_neighbours_and_the_other_sign_do_not_pass(
+    tmp_path, monkeypatch, value, change, dtype, source
+):
+    """Below a power of two the neighbour is as near as half a step above it; zeros have a sign."""
+    from ckptool.plugins import cast
+
+    right = cast.rounded
+
+    def wrong(values, dtype):
+        made = right(values, dtype).copy()
+        word = int(made.view("u2")[600])
+        found = {"sign": word ^ 0x8000, "up": word + 1, "down": word - 1}[change]
+        made.view("u2")[600] = found % (1 << 16)
+        return made
+
+    monkeypatch.setattr(cast, "rounded", wrong)
+    values = torch.full((1000,), value, dtype=source)
+    with pytest.raises(ckptool.VerificationError, match="`x`: a value is not the cast of its own"):
+        converted(tmp_path, {"x": values}, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", ["int8", "fp8", "float", "bogus"])
 def test_other_types_are_refused(tmp_path, dtype):
     torch.save({"x": torch.ones(2)}, tmp_path / "in.pth")
