@@ -48,7 +48,7 @@ def undivided(work: Callable[[Lock], T]) -> T | None:
     def begin() -> None:
         try:
             Thread(target=run, daemon=False).start()
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             results.append(None)
             done.release()
 
@@ -58,7 +58,7 @@ def undivided(work: Callable[[Lock], T]) -> T | None:
         start_new_thread(begin, ())
     except BaseException as error:
         if turn.acquire(blocking=False):
-            if isinstance(error, RuntimeError):
+            if isinstance(error, (RuntimeError, MemoryError)):
                 return None
             raise
         interruption = error

@@ -471,15 +471,16 @@ def test_a_lease_that_was_broken_before_is_no_error(tmp_path, monkeypatch):
     assert same(model, trained)
 
 
-def test_without_threads_a_model_is_loaded_the_other_way(tmp_path, monkeypatch):
+@pytest.mark.parametrize("start", ["_thread.start_new_thread", "threading._start_new_thread"])
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_without_threads_a_model_is_loaded_the_other_way(tmp_path, monkeypatch, start, error):
     model, trained = net(), randomised(net())
     path = saved(trained, tmp_path)
 
     def refused(*arguments):
-        raise RuntimeError("can't start new thread")
+        raise error
 
-    monkeypatch.setattr("_thread.start_new_thread", refused)
-    monkeypatch.setattr("threading._start_new_thread", refused)
+    monkeypatch.setattr(start, refused)
     assert not straight(model, path)
     ckptool.load_into(model, path)
     assert same(model, trained)
