@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ckptool import lease
 from ckptool.errors import CkptError, quoted
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
 
     import torch
 
-_STEP = 1 << 18  # bytes; what was just read is still in the processor's cache
+_STEP = 1 << 19  # bytes; what was just read is still in the processor's cache
 _AGAIN = "load it again"
 _MANY = 1 << 26  # bytes that are worth a second thread
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
+class _Move(NamedTuple):
     """Bytes of a file, and the memory of the tensor that they belong in."""
 
     record: Record
@@ -52,7 +50,6 @@ def load_straight(
     a disk that fails between two reads of the same bytes, or a file that somebody writes to in
     between, because the kernel makes nobody wait for ever: the message says so.
     """
-
     targets = _targets(model, kept)
     moves = _moves(tensors, targets) if targets is not None else None
     if moves is None or targets is None:
@@ -123,9 +120,9 @@ def _moves(
     tensors: Mapping[str, LazyTensor], targets: Mapping[str, torch.Tensor]
 ) -> list[_Move] | None:
     """What to read where, in the order of the file; None if the one is not made for the other."""
-    from torch import Tensor
-    from torch.nn import Parameter
+    import torch
 
+    plain = (torch.Tensor, torch.nn.Parameter)
     if tensors.keys() != targets.keys():
         return None
     moves = []
@@ -133,12 +130,12 @@ def _moves(
         source, extent, value = tensor.source, tensor.extent(), targets[key].detach()
         if (
             extent is None
-            or type(targets[key]) not in (Tensor, Parameter)
+            or type(targets[key]) not in plain
             or not isinstance(source, View)
             or not isinstance(extent.file, ByteFile)
             or value.shape != tensor.shape
             or value.data_ptr() != targets[key].data_ptr()
-            or str(value.dtype)[6:] != tensor.dtype
+            or value.dtype is not getattr(torch, tensor.dtype)
             or (memory := _memory(value)) is None
         ):
             return None
