@@ -65,7 +65,8 @@ def load_into(
     class count to change (`coco90:voc20`, `first`, a file; see `ckptool convert --class-map`).
     Buffers that follow from the model's configuration, such as effdet's anchors, stay as they are.
 
-    Raises: CkptError that explains; the model is as it was then.
+    Raises: CkptError that explains; the model is as it was then. Where it is not, because a disk
+    failed or somebody wrote to the file at the last moment, the message says so.
     """
     with _no_collection():
         return _load(model, checkpoint, class_map, weights)
