@@ -36,7 +36,8 @@ class _Survey:
     tensors: dict[str, LazyTensor] = field(default_factory=dict)
     refused: dict[str, Refused] = field(default_factory=dict)
     entries: int = 0
-    trees: list[tuple[str, Tree]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)  # of the trees; a pair of each takes more memory
+    trees: list[Tree] = field(default_factory=list)
     optimizer: bool = False
     twice: str | None = None
 
@@ -108,7 +109,7 @@ class _Walk:
         if survey.trees:
             self._seen.add(tree.identity)
             if not survey.optimizer:
-                self._open.append((key, self._inside(survey.trees)))
+                self._open.append((key, self._inside(survey)))
         elif mapping is not None:
             self._plain[tree.identity] = mapping, 1
         elif survey.entries > SMALL:
@@ -125,9 +126,9 @@ class _Walk:
         self._budget.spend(sum(map(len, parts)))
         self.sets.append(replace(found, name=".".join(parts) or ROOT))
 
-    def _inside(self, trees: list[tuple[str, Tree]]) -> Iterator[tuple[str, Value]]:
+    def _inside(self, survey: _Survey) -> Iterator[tuple[str, Value]]:
         """The children that may hold weights; an optimizer's state looks as if it did."""
-        for key, child in trees:
+        for key, child in zip(survey.names, survey.trees, strict=True):
             if self._least_share and _ASIDE.search(key[:_LONGEST_KEY].lower()):
                 self.passed_over = True
             else:
@@ -156,7 +157,8 @@ def _survey(tree: Tree, budget: Budget) -> _Survey:
             else:
                 found.refused[key] = value
         elif is_tree(value):
-            found.trees.append((key, value))
+            found.names.append(key)
+            found.trees.append(value)
     found.optimizer = optimizer == _OPTIMIZER
     budget.spend(1 + 2 * found.entries)
     return found

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,8 +75,10 @@ def show_error(error: CkptError, *, as_json: bool) -> None:
         from ckptool.render.colours import coloured
 
         said = coloured(said)
-    with suppress(OSError):  # nobody is left to be told
+    try:
         click.echo(said, err=True)
+    except OSError:  # nobody is left to be told, at the end of the process neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def save_page(path: str, page: Page) -> None:
