@@ -174,7 +174,7 @@ def test_the_command_is_copied(browser: Any, pages: dict[str, Path]) -> None:
     opened = Opened(context, pages["diff"])
     options = opened.tab.locator(".points .copy code").first.text_content()
     opened.tab.locator(".points .copy button").first.click()
-    assert opened.tab.locator(".points .copy button").first.text_content() == "Copied"
+    opened.tab.locator(".points .copy button", has_text="Copied").first.wait_for()
     assert opened.tab.evaluate("navigator.clipboard.readText()") == options
     context.close()
 
