@@ -9,6 +9,9 @@ from typing import NamedTuple, Protocol, TypeGuard
 from ckptool.errors import FormatError
 from ckptool.tensors import LazyTensor, TensorSpec
 
+# The key in a file's metadata under which it says how ckptool made it.
+MADE_BY = "ckptool"
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:

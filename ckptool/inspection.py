@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ckptool.checkpoint import Finding, GlobalName, LeftAside, WeightSet
+from ckptool.checkpoint import MADE_BY, Finding, GlobalName, LeftAside, WeightSet
 from ckptool.containers import choose, left_aside
 from ckptool.errors import CkptError, WeightsError, counted, listed, quoted
 from ckptool.formats import darknet
@@ -92,7 +92,7 @@ def inspect(
 
 
 def _origin(metadata: Mapping[str, str]) -> Origin | None:
-    if "ckptool" not in metadata:
+    if MADE_BY not in metadata:
         return None
     from ckptool.provenance import origin  # few files have one
 

@@ -16,12 +16,12 @@ from functools import partial
 
 from ckptool.architectures import darknet_files, detectron2
 from ckptool.causes import Target
-from ckptool.checkpoint import Checkpoint, Value, WeightSet, is_tree
+from ckptool.checkpoint import MADE_BY, Checkpoint, Value, WeightSet, is_tree
 from ckptool.compare import COUNTER, compare_weights
 from ckptool.errors import OutputError, PlanError, listed, quoted
 from ckptool.formats import pickled
 from ckptool.formats.darknet_writer import HEADER
-from ckptool.provenance import KEY, darknet_header
+from ckptool.provenance import darknet_header
 from ckptool.reading import read
 from ckptool.tensors import LazyTensor
 
@@ -193,4 +193,4 @@ def _own_metadata(checkpoint: Checkpoint) -> dict[str, str]:
     if not checkpoint.contents.format.endswith("safetensors"):
         return {}
     metadata = checkpoint.contents.metadata
-    return {key: value for key, value in metadata.items() if key not in (KEY, "format")}
+    return {key: value for key, value in metadata.items() if key not in (MADE_BY, "format")}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from ckptool.checkpoint import Checkpoint, WeightSet
+from ckptool.checkpoint import MADE_BY, Checkpoint, WeightSet
 from ckptool.errors import CkptError, quoted
 from ckptool.files import Readable
 from ckptool.formats import darknet
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from ckptool.plans import Plan
-
-KEY = "ckptool"  # of the text in a file's metadata
 
 _NO_HASH = "0" * 64
 _MOST_EARLIER = 16
@@ -153,7 +151,7 @@ def darknet_header(checkpoint: Checkpoint) -> dict[str, str] | None:
 def _earlier(metadata: Mapping[str, str]) -> list[Any]:
     """What the source itself was made from, the latest first, as far as that is worth keeping."""
     value = _parsed(metadata)
-    if value is None or len(metadata[KEY]) > _LONGEST_EARLIER:
+    if value is None or len(metadata[MADE_BY]) > _LONGEST_EARLIER:
         return []
     latest = {name: value[name] for name in ("version", "source", "plan")}
     return [latest, *value.get("earlier", ())][:_MOST_EARLIER]
@@ -162,7 +160,7 @@ def _earlier(metadata: Mapping[str, str]) -> list[Any]:
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """The provenance in a file's metadata, None if there is none, or none that ckptool wrote."""
     try:
-        value = json.loads(metadata.get(KEY, ""))
+        value = json.loads(metadata.get(MADE_BY, ""))
         json.dumps(value)  # what is nested too deeply to be written is not kept either
         _origin(value)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

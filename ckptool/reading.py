@@ -58,6 +58,7 @@ def open_file(path: str | os.PathLike[str], *, darknet: bool = False, memory: in
     file = open_bytes(name)
     name = file.path
     local = file if isinstance(file, ByteFile) and 0 < file.size <= memory else None
+    # Where there is a lease to be had, it is read once it is known what of it goes where.
     ahead = local.read_ahead() if local and not local.is_leasable() else None
     try:
         contents = read_contents(file, darknet_meant=darknet)

@@ -7,7 +7,7 @@ are read once before, every checksum with them, and cannot be written to until a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ from ckptool.files import ByteFile
 from ckptool.records import Record
 from ckptool.strict import has_own_rules, is_plain
 from ckptool.tensors import LazyTensor, View
-from ckptool.threads import for_each, undivided, workers
+from ckptool.threads import MANY, for_all, undivided, workers
 
 if TYPE_CHECKING:
     from threading import Lock
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _STEP = 1 << 19  # bytes; what was just read is still in the processor's cache
 _AGAIN = "load it again"
-_MANY = 1 << 26  # bytes that are worth a second thread
 
 
 class _Move(NamedTuple):
@@ -96,7 +95,7 @@ def _targets(model: torch.nn.Module, kept: Sequence[str]) -> dict[str, torch.Ten
         kind = type(module)
         if kind._load_from_state_dict not in plain or kind.get_extra_state != own.get_extra_state:
             return None
-        if any("." in name for name, _ in module._modules.items()):
+        if any("." in name for name in module._modules):
             return None  # whose keys are anybody's
         for name, value in (*module._parameters.items(), *module._buffers.items()):
             if value is not None and name not in module._non_persistent_buffers_set:
@@ -177,9 +176,7 @@ def _look_through(records: Sequence[Record], stopped: Callable[[], bool]) -> Non
             if stopped():
                 return
 
-    sizes = [record.nbytes for record in records]
-    with workers() if sum(sizes) > _MANY else nullcontext() as pool:
-        for_each(look, sizes, pool)
+    for_all(look, [record.nbytes for record in records])
 
 
 def _fill(moves: Sequence[_Move]) -> None:
@@ -204,7 +201,7 @@ def _fill(moves: Sequence[_Move]) -> None:
 def _halves(moves: Sequence[_Move]) -> Iterator[Sequence[_Move]]:
     total = sum(move.memory.nbytes for move in moves)
     done = middle = 0
-    if total > _MANY:
+    if total > MANY:
         while done < total // 2:
             done += moves[middle].memory.nbytes
             middle += 1

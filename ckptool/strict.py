@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ckptool.checkpoint import WeightSet
 from ckptool.dtypes import DTYPES, numpy_dtype, widens
 from ckptool.errors import LossError, PlanError, VerificationError, quoted
 from ckptool.tensors import LazyTensor, TensorSpec
-from ckptool.threads import for_each, workers
+from ckptool.threads import for_all
 
 if TYPE_CHECKING:
     import torch
 
-_MANY = 1 << 26  # bytes
 _OWN = {"load_state_dict", "_load_from_state_dict"}  # methods that one module may have replaced
 
 
@@ -110,10 +109,7 @@ def state_dict(weights: WeightSet, *, own: bool = True) -> OrderedDict[str, torc
     def load(number: int) -> torch.Tensor:
         return tensors[number].torch(own=own)
 
-    sizes = [tensor.nbytes for tensor in tensors]
-    # To begin threads takes longer than to load a small network.
-    with workers() if sum(sizes) > _MANY else nullcontext() as pool:
-        loaded = for_each(load, sizes, pool)
+    loaded = for_all(load, [tensor.nbytes for tensor in tensors])
     values = (loaded[number] for number in of_key)
     state = OrderedDict(zip(weights.tensors, values, strict=True))
     if weights.versions is not None:

@@ -214,7 +214,7 @@ class View(NamedTuple):
 
         record, itemsize = self.record, DTYPES[spec.dtype].itemsize
         shape, stride = (spec.shape, self.stride) if spec.shape else ((1,), (1,))
-        spans = [_span(shape[axis:], stride[axis:]) for axis in range(len(shape) + 1)]
+        spans = [span(shape[axis:], stride[axis:]) for axis in range(len(shape) + 1)]
         axis, row = len(shape) - 1, itemsize
         while axis and row * shape[axis] <= step:
             row *= shape[axis]
@@ -290,7 +290,7 @@ class Inline:
         return None
 
 
-def _span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """The number of elements from the first to the last that a window reaches, both included."""
     return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True))
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from threading import Lock
+
+MANY = 1 << 26  # bytes; to begin threads takes longer than to load a small network
 
 T = TypeVar("T")
 _MOST = 4  # threads; more would wait for the memory or the disk
@@ -21,6 +24,12 @@ def workers() -> Executor:
     from concurrent.futures import ThreadPoolExecutor
 
     return ThreadPoolExecutor(min(_MOST, max(2, len(os.sched_getaffinity(0)))))
+
+
+def for_all(work: Callable[[int], T], sizes: Sequence[int]) -> list[T]:
+    """As `for_each`, on threads that are begun for it, where there is enough to do for them."""
+    with workers() if sum(sizes) > MANY else nullcontext() as pool:
+        return for_each(work, sizes, pool)
 
 
 def undivided(work: Callable[[Lock], T]) -> T | None:

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from ckptool.architectures.darknet_files import told
 from ckptool.causes import Target
-from ckptool.checkpoint import Checkpoint
+from ckptool.checkpoint import MADE_BY, Checkpoint
 from ckptool.compare import compare_weights
 from ckptool.destinations import check_suffix, put, refuse
 from ckptool.errors import FormatError, OutputError, PlanError, VerificationError, quoted
@@ -20,7 +20,7 @@ from ckptool.outputs import formed
 from ckptool.plans import Plan, execute
 from ckptool.plugins import Applied
 from ckptool.proof import Proof, prove
-from ckptool.provenance import KEY, hashing, provenance, source_files
+from ckptool.provenance import hashing, provenance, source_files
 from ckptool.threads import workers
 
 Progress = Callable[[str, int, int], None]
@@ -97,7 +97,7 @@ def carry_out(
         )
 
         def check(path: str) -> Proof:
-            said = {**form.said, KEY: text(True)} if form.traced else form.said
+            said = {**form.said, MADE_BY: text(True)} if form.traced else form.said
             progressed = _counter("verify", total, progress)
             times.append(perf_counter())
             proof = prove(path, weights, said, progressed, pool, form.reopen)

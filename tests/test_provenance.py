@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 import ckptool
+from ckptool.checkpoint import MADE_BY
 from ckptool.cli import main
 from ckptool.inspection import inspect
 from ckptool.plans import read_plan
-from ckptool.provenance import KEY, origin
+from ckptool.provenance import origin
 from ckptool.reading import open_file
 
 OUTPUTS = ("out.pth", "out.safetensors")
@@ -29,7 +30,7 @@ def source(folder: Path, name: str = "weights.pth") -> Path:
 
 
 def said_by(path: Path) -> dict[str, Any]:
-    return dict(json.loads(open_file(path).contents.metadata[KEY]))
+    return dict(json.loads(open_file(path).contents.metadata[MADE_BY]))
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -193,8 +194,8 @@ def test_what_ckptool_did_not_write_there_is_passed_over(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is not shown, not taken over, and stops nothing."""
-    assert origin({KEY: text}) is None
-    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors", metadata={KEY: text})
+    assert origin({MADE_BY: text}) is None
+    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors", metadata={MADE_BY: text})
     assert main(["inspect", str(tmp_path / "a.safetensors")]) == 0
     assert "made by" not in capsys.readouterr().out
     ckptool.convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
@@ -205,7 +206,7 @@ def test_what_a_file_says_of_itself_cannot_act_on_a_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = json.dumps({**REAL, "version": "\x1b[2J", "plan": {"steps": [{"edit": "\x07\n" * 900}]}})
-    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors", metadata={KEY: text})
+    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors", metadata={MADE_BY: text})
     assert main(["inspect", str(tmp_path / "a.safetensors")]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -219,7 +220,7 @@ def test_nested_history_is_read_one_level_deep(tmp_path: Path) -> None:
     value: dict[str, Any] = dict(REAL)
     for _ in range(50):
         value = {**REAL, "earlier": [value]}
-    found = origin({KEY: json.dumps(value)})
+    found = origin({MADE_BY: json.dumps(value)})
     assert found is not None
     assert len(found.earlier) == 1
     assert found.earlier[0].earlier == ()

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ckptool.checkpoint import Budget, Contents, Finding, Refused, Value
+from ckptool.checkpoint import MADE_BY, Budget, Contents, Finding, Refused, Value
 from ckptool.dtypes import DType, find
 from ckptool.errors import CkptError, FormatError, UnsupportedError, counted, listed, quoted
 from ckptool.files import Readable, allow_open
@@ -211,7 +211,7 @@ def _provenance(path: str) -> dict[str, str]:
     if PROVENANCE not in names_in(folder):
         return {}
     file = open_bytes(sibling(path, PROVENANCE))
-    return {"ckptool": str(file.read(0, min(file.size, 1 << 26)), "utf-8", "replace")}
+    return {MADE_BY: str(file.read(0, min(file.size, 1 << 26)), "utf-8", "replace")}
 
 
 def _nested(values: Mapping[str, Value], paths: object) -> dict[str, Value]:

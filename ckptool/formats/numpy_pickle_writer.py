@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from struct import pack
 
+from ckptool.checkpoint import MADE_BY
 from ckptool.dtypes import DTYPES, numpy_dtype
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.formats.payload import Payload, check_keys, put_tensors, storages
-from ckptool.formats.pickled import LARGEST, PROVENANCE
+from ckptool.formats.pickled import LARGEST
 from ckptool.tensors import LazyTensor
 
 _RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -56,7 +57,7 @@ def write(output: Output, payload: Payload) -> None:
     pickle.put(b"u" + _text("__author__") + _text(payload.metadata.get("author", "ckptool")))
     pickle.put(_text("matching_heuristics") + heuristics)
     if payload.provenance is not None:
-        pickle.put(_text(PROVENANCE) + _text(payload.provenance(True)))
+        pickle.put(_text(MADE_BY) + _text(payload.provenance(True)))
     pickle.put(b"u.")
 
 

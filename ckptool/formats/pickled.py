@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ckptool.checkpoint import Contents, Finding, Value, is_tree
+from ckptool.checkpoint import MADE_BY, Contents, Finding, Value, is_tree
 from ckptool.errors import FormatError, quoted
 from ckptool.files import Readable
 from ckptool.formats.globals import label
@@ -19,7 +19,6 @@ from ckptool.formats.rebuild import Storages
 from ckptool.records import Record
 
 NAME = "pickle"
-PROVENANCE = "ckptool"  # the key of the provenance, where ckptool wrote the file
 _PROSE = re.compile(rb"[(c][a-z]*[ ,;:)]")  # a sentence may start like protocol 0, and end so
 LARGEST = 1 << 30  # the whole file is a pickle, its arrays inside it
 
@@ -69,4 +68,4 @@ def read(file: Readable) -> Contents:
 def _metadata(root: Value) -> dict[str, str]:
     """The provenance of a file that ckptool wrote."""
     entries = root.items() if is_tree(root) and root.type == "dict" else ()
-    return {key: text for key, text in entries if key == PROVENANCE and isinstance(text, str)}
+    return {key: text for key, text in entries if key == MADE_BY and isinstance(text, str)}

@@ -7,7 +7,6 @@ older forms back to 0.1.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,7 +26,7 @@ from ckptool.formats.nodes import (
     text,
 )
 from ckptool.records import Record
-from ckptool.tensors import MOST_AXES, LazyTensor, View, is_possible, spec_of
+from ckptool.tensors import MOST_AXES, LazyTensor, View, is_possible, span, spec_of
 
 _LARGEST = 1 << 56  # elements; a size, stride or offset beyond it is a lie
 
@@ -173,15 +172,15 @@ def view_on(
         raise _bad("view", "offset, size and stride of a tensor are not integers")
     if not 0 <= offset < _LARGEST:
         raise _out_of_range()
-    span = _span(shape, strides)
+    reach = _reach(shape, strides)
     if (conj and dtype.kind != "c") or (
         negative and (dtype.kind not in "fc" or dtype.itemsize < 2)
     ):
         raise _bad("view", f"a tensor of dtype {dtype.name} is marked as conjugate or negative")
     if dtype.kind == "q":
         return Refused("quantised", "its integers mean nothing without a scale")
-    end = offset + shift + span
-    if span and end * dtype.itemsize > record.nbytes:
+    end = offset + shift + reach
+    if reach and end * dtype.itemsize > record.nbytes:
         raise _bad(
             "bounds",
             f"a tensor of shape {shape} reaches element {end - 1:,} of storage "
@@ -192,7 +191,7 @@ def view_on(
 
 
 @lru_cache(1 << 10)  # most windows of a network are there many times
-def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     """How many elements of a storage a window spans, from its first to its last; 0 if it is empty.
 
     Raises: FormatError for a window that no tensor can have.
@@ -204,8 +203,7 @@ def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
         raise _bad("rank", f"a tensor has {len(shape)} sizes and {len(strides)} strides")
     if not is_possible(shape):
         raise _bad("numel", f"a tensor declares {math.prod(shape):,} elements")
-    last: int = sum(map(operator.mul, shape, strides)) - sum(strides)
-    return 0 if 0 in shape else last + 1
+    return 0 if 0 in shape else span(shape, strides)
 
 
 def storage_of(node: object, storages: Storages) -> tuple[Record, DType | None, int] | Refused:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from ckptool.checkpoint import MADE_BY
 from ckptool.dtypes import DTYPES
 from ckptool.errors import UnsupportedError, quoted
 from ckptool.formats.atomic import Output
@@ -52,7 +53,7 @@ def _offsets(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
 def _header(payload: Payload, offsets: Mapping[str, int], provenance: str | None) -> bytes:
     metadata = {"format": "pt", **payload.metadata}
     if provenance is not None:
-        metadata["ckptool"] = provenance
+        metadata[MADE_BY] = provenance
     items = [b'"__metadata__":{%s}' % b",".join(map(_item, metadata, metadata.values()))]
     for key, tensor in payload.tensors.items():
         if key == "__metadata__":

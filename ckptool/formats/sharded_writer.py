@@ -10,6 +10,7 @@ import os
 import re
 from dataclasses import replace
 
+from ckptool.checkpoint import MADE_BY
 from ckptool.errors import PlanError, quoted
 from ckptool.formats.atomic import Output
 from ckptool.formats.payload import Payload, storages
@@ -83,6 +84,6 @@ def write_index(output: Output, paths: list[str], shards: list[Payload], whole: 
     total = sum(tensor.nbytes for tensor in whole.tensors.values())
     metadata: dict[str, object] = {"total_size": total}
     if whole.provenance is not None:
-        metadata["ckptool"] = whole.provenance(True)
+        metadata[MADE_BY] = whole.provenance(True)
     value = {"metadata": metadata, "weight_map": {key: places[key] for key in whole.tensors}}
     output.write((json.dumps(value, indent=2) + "\n").encode("utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ckptool.checkpoint import Contents, Finding
+from ckptool.checkpoint import MADE_BY, Contents, Finding
 from ckptool.errors import FormatError, listed, quoted
 from ckptool.files import Readable
 from ckptool.formats.foreign import explain_zip, not_torch
@@ -171,4 +171,4 @@ def _provenance(members: Mapping[str, Record]) -> dict[str, str]:
     record = members.get(PROVENANCE)
     if record is None:
         return {}
-    return {"ckptool": str(_content(record, 1 << 26), "utf-8", "replace")}
+    return {MADE_BY: str(_content(record, 1 << 26), "utf-8", "replace")}
